@@ -1,0 +1,58 @@
+# The verbs of this repository. `make help` lists them; each calls a small script of scripts/.
+SHELL := /bin/sh
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help venv lock build lint fmt types house test test-long bench demo lab lab-shell lab-down clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: ## Make .venv from the locks, installing Debian's python3-venv if it is missing
+	@sh scripts/setup.sh
+
+lock: ## Make the locks of requirements/ and zipapp.lock anew (the one verb that looks for newer versions)
+	@sh scripts/lock.sh
+
+build: venv ## Build dist/ic.pyz
+	@$(BIN)/python build_zipapp.py
+
+lint: venv ## Check style and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+fmt: venv ## Format, and fix what can be fixed by a machine
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+types: venv ## Check types
+	@$(BIN)/basedpyright
+
+house: venv ## Check who imports whom, and that every room has its twin
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest -q tests/test_house.py
+
+test: ## Everything but the long tests: build, lint, types, house, unit, lab and end-to-end
+	@sh scripts/test.sh
+
+test-long: ## Also the long ones: 30 kills, unscaled leases, fresh roots, a musl Python
+	@sh scripts/test.sh --long
+
+bench: build ## Timings: a table, and JSON in bench/results/
+	@$(BIN)/python -m bench
+
+demo: ## Show the main job on this machine's Incus, or in the lab
+	@sh scripts/demo.sh
+
+lab: venv ## Bring up a real Incus server for tests
+	@$(BIN)/python tests/lab/lab.py up
+
+lab-shell: ## A shell inside the lab
+	@$(BIN)/python tests/lab/lab.py shell
+
+lab-down: ## Remove the lab
+	@$(BIN)/python tests/lab/lab.py down
+
+clean: ## Remove everything made here, .venv and caches included
+	rm -rf .venv .cache build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
