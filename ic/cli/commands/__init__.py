@@ -1,0 +1,1 @@
+"""One module per verb family: parser and body together."""

@@ -1,0 +1,1 @@
+"""One module per family of service keys: type, short form to long form, and its Incus mapping. Pure."""

@@ -1,0 +1,1 @@
+"""The health daemon's rooms."""

@@ -1,0 +1,1 @@
+"""Deciding: desired, recorded and live in, a plan out. Pure."""

@@ -1,0 +1,1 @@
+"""One module per Incus kind: desired shape, live shape, diff, order and steps. Pure."""

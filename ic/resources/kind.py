@@ -1,0 +1,246 @@
+"""What every resource kind shares: desired and live shapes, field changes, and steps as data.
+
+Pure: values in, values out. A resource is an address with *fields*: a mapping from a path in the Incus
+body (`("config", "environment.GREETING")`, `("devices", "eth0", "ipv4.address")`) to its text. Desired,
+recorded and live have the same form, so one diff serves every kind; only the impact of a path differs.
+
+A *step* holds its own request, so the executor and the journal never switch on a kind.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ic import errors
+
+Path = tuple[str, ...]
+Fields = dict[Path, str]
+Impact = Literal["in-place", "restart", "replace"]
+Power = Literal["running", "stopped"]
+
+
+def text_of(path: Path) -> str:
+    """The path as people read it: `devices.eth0.ipv4.address`."""
+    return ".".join(path)
+
+
+class Resource(msgspec.Struct, frozen=True, kw_only=True):
+    """One resource as desired: the managed subset of its body, no more.
+
+    `fields` holds what is compared and set; `create` what is given once, at creation, and never compared
+    (an instance's source, a volume's initial owner). `needs` are the addresses it must follow.
+    `power` is the wanted power of an instance, None for everything else.
+    `name` is the Incus name, `pool` the storage pool of a volume.
+    """
+
+    address: str
+    name: str
+    fields: Fields
+    needs: tuple[str, ...] = ()
+    create: dict[str, object] = {}
+    power: Power | None = None
+    grace_ms: int = 10_000
+    pool: str = ""
+    position: errors.Position | None = None
+
+
+class Stamp(msgspec.Struct, frozen=True, kw_only=True):
+    """The ownership marks found on a live resource; empty strings where there are none."""
+
+    stack: str = ""
+    lineage: str = ""
+    resource: str = ""
+    event: str = ""
+    want: str = ""
+
+
+class Live(msgspec.Struct, frozen=True, kw_only=True):
+    """One resource as the server has it. `fields` is everything the server shows, ours or not."""
+
+    address: str
+    name: str
+    fields: Fields
+    stamp: Stamp
+    etag: str = ""
+    uuid: str = ""
+    power: str = ""  # the server's status word: Running, Stopped, Frozen, Error
+    ever_started: bool = False
+    half_made: bool = False  # F11: creation was cut off, root half unpacked
+    exit_code: int | None = None  # of the last run of a stopped instance, when it is known
+    created: str = ""
+    started: str = ""
+    pool: str = ""
+
+
+class FieldChange(msgspec.Struct, frozen=True, kw_only=True):
+    """One field that would change. A redacted one has neither old nor new."""
+
+    path: str
+    old: str | None
+    new: str | None
+    impact: Impact
+    redacted: bool = False
+
+
+# --- requests as data ------------------------------------------------------------------------------
+
+
+class Result(msgspec.Struct, frozen=True):
+    """Stands in a request body for a value that an earlier step brings (an image's fingerprint)."""
+
+    address: str
+    key: str
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
+    """One request. Background operations are awaited. `keep` names metadata keys of the reply to remember.
+
+    `settled_by` are pieces of error texts that mean that the effect is there already (duplicate start,
+    deleting what is gone): F12.
+    """
+
+    method: Literal["POST", "PUT", "PATCH", "DELETE"]
+    path: str
+    query: dict[str, str] = {}
+    body: dict[str, object] | None = None
+    keep: tuple[str, ...] = ()
+    settled_by: tuple[str, ...] = ()
+
+
+class Merge(msgspec.Struct, frozen=True, kw_only=True, tag="merge"):
+    """Read, set and unset the given fields, write back with If-Match; foreign keys are preserved."""
+
+    path: str
+    query: dict[str, str] = {}
+    set: Fields = {}
+    unset: tuple[Path, ...] = ()
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
+    """Ask an instance to end, wait the grace period (ms), then force."""
+
+    path: str
+    query: dict[str, str] = {}
+    grace_ms: int = 10_000
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
+    """Start an instance and make sure that its entrypoint could be run (the server answers Success anyway)."""
+
+    path: str
+    query: dict[str, str] = {}
+
+
+class Pull(msgspec.Struct, frozen=True, kw_only=True, tag="pull"):
+    """Let the server pull an OCI image; the reply's fingerprint is remembered under the step's address.
+
+    Credentials are not part of the plan: the executor asks its registry room for them when it sends.
+    """
+
+    reference: str  # host/repository@digest
+    query: dict[str, str] = {}
+
+
+class Seed(msgspec.Struct, frozen=True, kw_only=True, tag="seed"):
+    """Create a volume with the owner and mode that `target` has in the image, and fill it from there.
+
+    The image's content is read from the root of the created, not yet started instance (files API), as
+    docker fills a new named or anonymous volume. `fill` is false with `nocopy`.
+    """
+
+    instance_path: str
+    volume_path: str  # the volume's own URL path
+    pool_path: str  # POST target
+    query: dict[str, str] = {}
+    body: dict[str, object] = {}
+    target: str = ""
+    fill: bool = True
+
+
+class ResolveUser(msgspec.Struct, frozen=True, kw_only=True, tag="resolve-user"):
+    """Look a user or group *name* up in the image's passwd and group, and set oci.uid and oci.gid."""
+
+    path: str
+    user: str
+    query: dict[str, str] = {}
+
+
+class AwaitExit(msgspec.Struct, frozen=True, kw_only=True, tag="await-exit"):
+    """Wait (by events) until an instance has ended with status 0; anything else fails. Changes nothing."""
+
+    path: str
+    query: dict[str, str] = {}
+
+
+Deed = Call | Merge | Stop | Start | Pull | Seed | ResolveUser | AwaitExit
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What the journal learns when a step is done: it becomes part of `last applied`.
+
+    `fields` are set, `unset` are removed from what was recorded; `gone` removes the resource; `facts` are
+    public facts kept verbatim (an image's digest and config).
+    """
+
+    name: str = ""
+    pool: str = ""
+    fields: Fields = {}
+    unset: tuple[Path, ...] = ()
+    facts: dict[str, object] = {}
+    power: Power | None = None
+    gone: bool = False
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of the plan: what it needs, what it does, what the journal writes of it.
+
+    `id` is unique in the plan (`instance:web/1#create`). `event` is the journal kind (`inst.create`); a
+    step that changes nothing (AwaitExit) has an empty one and is not journaled. `lane` names the
+    concurrency class: create, start, stop, delete, network, volume, image, wait.
+    """
+
+    id: str
+    address: str
+    event: str
+    deed: Deed
+    needs: tuple[str, ...] = ()
+    lane: str = "create"
+    record: Record = Record()
+
+
+# --- what may be shown and written in clear -----------------------------------------------------------
+
+_PUBLIC_CONFIG = (
+    "limits.",
+    "boot.",
+    "security.",
+    "ipv4.",
+    "ipv6.",
+    "dns.",
+    "bridge.",
+    "size",
+    "initial.",
+    "features.",
+    "restricted",
+    "user.ic.",
+    "user.restart",
+    "user.healthcheck.",
+    "oci.uid",
+    "oci.gid",
+    "oci.cwd",
+)
+_PRIVATE_CONFIG = ("user.healthcheck.test", "user.ic.key")
+
+
+def is_public(path: Path) -> bool:
+    """Whether a field's value may be shown and journaled in clear: a whitelist (journal.md 2.8, Redaction).
+
+    Environment, command, entrypoint, labels, raw.* and everything not named here is private: only that it
+    changes is ever said, and the journal keeps a keyed digest.
+    """
+    if path[0] == "config":
+        key = path[1]
+        return key.startswith(_PUBLIC_CONFIG) and not key.startswith(_PRIVATE_CONFIG)
+    return True
