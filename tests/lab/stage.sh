@@ -47,6 +47,9 @@ root)
     mount --bind "$IC_LAB_DIR/run" "$root/run/lab"
     mount --bind "$IC_LAB_DIR/stacks" "$root/stacks"
     mount --bind "$IC_LAB_DIR/run/boot_id" "$root/proc/sys/kernel/random/boot_id"
+    # The kernel lets a container mount /proc only where one without such a cover is in sight.
+    mkdir "$root/run/proc"
+    mount -t proc proc "$root/run/proc"
     # The repository as a whole, not dist/: what is replaced or made later stays visible.
     mount --bind "$IC_LAB_REPO" "$root/opt/repo"
     mount -o remount,bind,ro "$root/opt/repo"
