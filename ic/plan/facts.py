@@ -46,7 +46,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     listeners: tuple[Listener, ...] = ()
     foreign: dict[str, frozenset[str]] = {}
     external_networks: dict[str, dict[str, str]] = {}  # name -> config, of those the stack names
-    external_volumes: frozenset[str] = frozenset()
+    external_volumes: dict[str, str] = {}  # name -> pool, of those the stack names
+    marks: dict[str, dict[str, kind.Stamp]] = {}  # of `foreign` things that some ic has marked
     bind_sources: dict[str, Literal["directory", "file", "missing"]] = {}
 
 

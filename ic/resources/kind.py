@@ -110,7 +110,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, tag="call"):
 
 
 class Merge(msgspec.Struct, frozen=True, kw_only=True, tag="merge"):
-    """Read, set and unset the given fields, write back with If-Match; foreign keys are preserved."""
+    """Read, set and unset the given fields, write back with If-Match; foreign keys are preserved.
+
+    A path of two parts, `("devices", NAME)`, in `unset` takes the whole device away.
+    """
 
     path: str
     query: dict[str, str] = {}
@@ -157,14 +160,20 @@ class Seed(msgspec.Struct, frozen=True, kw_only=True, tag="seed"):
     body: dict[str, object] = {}
     target: str = ""
     fill: bool = True
+    marker: str = ""  # the value of user.ic.seed, written last
 
 
 class ResolveUser(msgspec.Struct, frozen=True, kw_only=True, tag="resolve-user"):
-    """Look a user or group *name* up in the image's passwd and group, and set oci.uid and oci.gid."""
+    """Look `USER[:GROUP]` up in the image's passwd and group, and set oci.uid and oci.gid, and `set` with them.
+
+    Either part may be a number, which needs no entry; without a group it is the user's own one in
+    passwd, 0 for a number that passwd does not know (docker's rule).
+    """
 
     path: str
     user: str
     query: dict[str, str] = {}
+    set: Fields = {}
 
 
 class AwaitExit(msgspec.Struct, frozen=True, kw_only=True, tag="await-exit"):
@@ -174,7 +183,17 @@ class AwaitExit(msgspec.Struct, frozen=True, kw_only=True, tag="await-exit"):
     query: dict[str, str] = {}
 
 
-Deed = Call | Merge | Stop | Start | Pull | Seed | ResolveUser | AwaitExit
+class MakeDirectory(msgspec.Struct, frozen=True, kw_only=True, tag="make-directory"):
+    """Make a missing bind source on this host, parents included, as docker does. Incus is not asked."""
+
+    directory: str
+
+
+class Note(msgspec.Struct, frozen=True, tag="note"):
+    """Nothing to send: only the journal learns something (a resource is forgotten or adopted)."""
+
+
+Deed = Call | Merge | Stop | Start | Pull | Seed | ResolveUser | AwaitExit | MakeDirectory | Note
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,8 +216,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """One call of the plan: what it needs, what it does, what the journal writes of it.
 
     `id` is unique in the plan (`instance:web/1#create`). `event` is the journal kind (`inst.create`); a
-    step that changes nothing (AwaitExit) has an empty one and is not journaled. `lane` names the
-    concurrency class: create, start, stop, delete, network, volume, image, wait.
+    step that changes nothing on the server (AwaitExit, MakeDirectory) has an empty one and is not
+    journaled. `lane` names the concurrency class: create, start, stop, delete, network, volume, image,
+    wait. `needs` must have been done; `after` must have ended, well or not (`required: false`).
+    `want` is the wanted power, stamped on the instance.
     """
 
     id: str
@@ -206,8 +227,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     event: str
     deed: Deed
     needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     lane: str = "create"
     record: Record = Record()
+    want: Power | None = None
 
 
 # --- what may be shown and written in clear -----------------------------------------------------------
@@ -230,6 +253,7 @@ _PUBLIC_CONFIG = (
     "oci.uid",
     "oci.gid",
     "oci.cwd",
+    "raw.dnsmasq",
 )
 _PRIVATE_CONFIG = ("user.healthcheck.test", "user.ic.key")
 
