@@ -245,6 +245,7 @@ class Proxy:
             passed.status, passed.ended = 500, time.monotonic()
             fault.fired.set()
             return True
+        bodiless, reply, reply_head = False, b"", b""
         for _ in range(2 if fault and fault.mode == "twice" else 1):
             answers.link.sendall(head + body)
             reply_head = answers.until(b"\r\n\r\n")

@@ -10,7 +10,7 @@ import json
 import socket
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ class Echo(http.server.BaseHTTPRequestHandler):
     received: list[tuple[str, str, bytes]]
 
     def setup(self) -> None:
+        assert isinstance(self.server, EchoServer)
         self.received = self.server.received
         super().setup()
 
@@ -59,14 +60,18 @@ class Echo(http.server.BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = answer  # noqa: N815
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 
 class EchoServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     request_queue_size = 64
-    received: list[tuple[str, str, bytes]]
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+        self.received: list[tuple[str, str, bytes]] = []
+        super().__init__(str(where), Echo)
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         link, _ = super().get_request()
@@ -91,8 +96,7 @@ class Client(http.client.HTTPConnection):
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EchoServer]:
-    made = EchoServer(str(tmp_path / "server"), Echo)
-    made.received = []
+    made = EchoServer(tmp_path / "server")
     thread = threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield made
@@ -101,8 +105,10 @@ def server(tmp_path: Path) -> Iterator[EchoServer]:
 
 
 @contextlib.contextmanager
-def between(server: EchoServer, fault: proxy.Fault | None = None) -> Iterator[tuple]:
-    where = Path(server.server_address)
+def between(
+    server: EchoServer, fault: proxy.Fault | None = None
+) -> Generator[tuple[proxy.Proxy, Client]]:
+    where = server.where
     with proxy.Proxy(where.with_name("proxy"), where, fault) as made:
         client = Client(made.path)
         yield made, client
@@ -223,7 +229,7 @@ def test_a_fault_counts_only_the_requests_it_is_for(server: EchoServer) -> None:
 
 
 def test_a_server_that_is_not_there_ends_the_connection(tmp_path: Path) -> None:
-    with proxy.Proxy(tmp_path / "proxy", tmp_path / "nobody") as made:
-        with pytest.raises((http.client.HTTPException, OSError)):
-            Client(made.path).ask("GET", "/")
+    nobody = proxy.Proxy(tmp_path / "proxy", tmp_path / "nobody")
+    with nobody as made, pytest.raises((http.client.HTTPException, OSError)):
+        Client(made.path).ask("GET", "/")
     assert not made.path.exists()
