@@ -151,8 +151,7 @@ def fetch(wheels: list[Wheel], directory: str, *, offline: bool) -> None:
     for wheel in missing:
         groups.setdefault(tuple(wheel.file[: -len(".whl")].split("-")[-3:]), []).append(wheel)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        for _ in pool.map(lambda group: fetch_group(group[0], group[1], directory), groups.items()):
-            pass
+        list(pool.map(fetch_group, groups.keys(), groups.values(), [directory] * len(groups)))
     for wheel in wheels:
         path = os.path.join(directory, wheel.file)
         found = file_hash(path)
@@ -174,10 +173,9 @@ def fetch_group(tags: tuple[str, ...], wheels: list[Wheel], directory: str) -> N
                 file.write(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
         run_pip([*options, "-r", listing], fresh)
         for wheel in wheels:
-            try:
-                os.replace(os.path.join(fresh, wheel.file), os.path.join(directory, wheel.file))
-            except FileNotFoundError:
-                raise BuildError(f"cannot fetch {wheel.file}: pip chose another file") from None
+            if not os.path.exists(os.path.join(fresh, wheel.file)):
+                raise BuildError(f"cannot fetch {wheel.file}: pip chose another file")
+            os.replace(os.path.join(fresh, wheel.file), os.path.join(directory, wheel.file))
 
 
 def read_wheel(path: str) -> dict[str, bytes]:
@@ -187,7 +185,7 @@ def read_wheel(path: str) -> dict[str, bytes]:
     (record,) = [name for name in members if name.endswith(".dist-info/RECORD")]
     hashes = {row[0]: row[1] for row in csv.reader(io.StringIO(members[record].decode()))}
     for name, data in members.items():
-        if name == record or name.endswith("/") or name.endswith((".jws", ".p7s")):
+        if name == record or name.endswith(("/", ".jws", ".p7s")):
             continue
         digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
         if hashes.get(name) != f"sha256={digest}":

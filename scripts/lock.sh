@@ -22,3 +22,5 @@ lock() {
 lock requirements/runtime.txt pyproject.toml
 lock requirements/build.txt --group pyproject.toml:build
 lock requirements/dev.txt pyproject.toml --group pyproject.toml:test --group pyproject.toml:lint
+sh scripts/setup.sh
+.venv/bin/python build_zipapp.py --lock

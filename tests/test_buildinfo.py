@@ -1,0 +1,7 @@
+"""Which build is running."""
+
+from ic import buildinfo
+
+
+def test_a_checkout_is_called_source() -> None:
+    assert buildinfo.build_id() == "source"
