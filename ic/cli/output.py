@@ -1,0 +1,255 @@
+"""Results to text, tables or one JSON document. With `cli.progress` the only place that prints.
+
+Enters: values of the other rooms. Leaves: bytes on stdout (what was asked for) and stderr (everything
+else). Text from outside is shown with terminal escapes and other control characters written out (`\\x1b`).
+A closed stdout or stderr is remembered, never raised: what is being applied goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from typing import TYPE_CHECKING, TextIO
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ic import errors
+    from ic.cli import documents
+    from ic.plan import changes
+
+# Everything that moves a cursor, changes colours or turns the reading direction; newline and tab stay.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+_SECRET_NAME = re.compile(r"pass|secret|token|credential|private|api_?key", re.IGNORECASE)
+_ASSIGNMENT = re.compile(r"""^(\s*(?:-\s+)?["']?[\w.-]+["']?\s*(?:=|:\s))(.*)$""")
+
+_COLOURS = {
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "blue": "34",
+    "cyan": "36",
+    "dim": "2",
+    "bold": "1",
+}
+_SIGN_COLOURS = {"+": "green", "~": "yellow", "-/+": "yellow", "-": "red", ".": "cyan"}
+
+
+def clean(text: str) -> str:
+    """Text from outside, safe to print: control and direction characters become `\\x1b`, `\\u202e`."""
+    return _UNSAFE.sub(_spelled, text)
+
+
+def _spelled(found: re.Match[str]) -> str:
+    number = ord(found.group())
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+
+
+def paint(text: str, colour: str) -> str:
+    """Text in a colour of the terminal's own palette."""
+    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
+
+
+class Output:
+    """Where a command's result goes. `json` says that stdout carries exactly one document."""
+
+    def __init__(
+        self,
+        *,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+        colour: bool = False,
+        error_colour: bool = False,
+        json: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        self.stdout = sys.stdout if stdout is None else stdout
+        self.stderr = sys.stderr if stderr is None else stderr
+        self.colour = colour
+        self.error_colour = error_colour
+        self.json = json
+        self.quiet = quiet
+        self.closed: set[int] = set()  # file descriptors that nobody reads any more
+
+    # --- the two streams ---
+
+    def close(self) -> None:
+        """Flush, so that nothing is left for the interpreter to fail at when it ends."""
+        for stream in (self.stdout, self.stderr):
+            self._write(stream, "")
+
+    def _write(self, stream: TextIO | None, text: str) -> None:
+        if stream is None or id(stream) in self.closed:
+            return
+        try:
+            try:
+                stream.write(text)
+            except UnicodeEncodeError:
+                stream.write(text.encode("ascii", "backslashreplace").decode())
+            stream.flush()
+        except (OSError, ValueError):  # a closed pipe, a full disk, a closed file
+            self._give_up(stream)
+
+    def _give_up(self, stream: TextIO) -> None:
+        """Nobody reads this stream: send it to /dev/null, so that the interpreter's exit stays silent."""
+        self.closed.add(id(stream))
+        try:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+        except (OSError, ValueError):
+            pass
+
+    def text(self, text: str) -> None:
+        """A block of our own text on stdout, cleaned line by line."""
+        self._write(self.stdout, clean(text) if text.endswith("\n") else clean(text) + "\n")
+
+    def raw(self, text: str) -> None:
+        """Text on stdout that was cleaned and painted already."""
+        self._write(self.stdout, text)
+
+    def note(self, text: str, colour: str | None = None) -> None:
+        """A remark on stderr: what goes on, not what was asked for. Silent with `-q`."""
+        if not self.quiet:
+            self._write(self.stderr, self.tint(clean(text), colour, error=True) + "\n")
+
+    def live(self, text: str) -> None:
+        """Progress on stderr, painted already (`cli.progress`)."""
+        self._write(self.stderr, text)
+
+    def tint(self, text: str, colour: str | None, *, error: bool = False) -> str:
+        """Painted, where that stream shows colours."""
+        shown = self.error_colour if error else self.colour
+        return paint(text, colour) if colour and shown else text
+
+    # --- shapes ---
+
+    def document(self, document: documents.Document) -> None:
+        """One JSON document on stdout; control characters are escaped by JSON itself."""
+        self._write(self.stdout, _encoded(document) + "\n")
+
+    def table(self, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Columns as wide as their longest cell; the last one is not padded."""
+        cells = [[clean(cell).replace("\n", " ") for cell in row] for row in rows]
+        widths = [max(len(row[i]) for row in [list(heads), *cells]) for i in range(len(heads))]
+        head = _padded(heads, widths)
+        lines = [self.tint(head, "bold"), *(_padded(row, widths) for row in cells)]
+        self._write(self.stdout, "".join(f"{line}\n" for line in lines))
+
+    def plan(self, rendered: str) -> None:
+        """The plan's text form, each change in its sign's colour."""
+        self._write(
+            self.stdout, "".join(self._plan_line(line) + "\n" for line in rendered.splitlines())
+        )
+
+    def _plan_line(self, line: str) -> str:
+        shown = clean(line)
+        if not self.colour:
+            return shown
+        sign = shown.split(maxsplit=1)[0] if shown.strip() else ""
+        colour = _SIGN_COLOURS.get(sign)
+        return paint(shown, colour) if colour and line.startswith((sign, f"  {sign}")) else shown
+
+    def diagnostics(self, found: Iterable[errors.Diagnostic]) -> None:
+        """Each with its place, the line it stands on, and a caret; warnings are silent with `-q`."""
+        for one in found:
+            if one.severity == "warning" and self.quiet:
+                continue
+            colour = "red" if one.severity == "error" else "yellow"
+            word = self.tint(one.severity, colour, error=True)
+            where = f"{clean(str(one.position))}: " if one.position else ""
+            lines = [f"{where}{word}: {clean(one.summary)}", *_source(one.position)]
+            if one.hint:
+                lines.append(f"  hint: {clean(one.hint)}")
+            self._write(self.stderr, "".join(f"{line}\n" for line in lines))
+
+    def error(self, error: errors.IcError) -> None:
+        """An error as people read it, or as `ic.error/1` with `--json`; always on stderr."""
+        if self.json:
+            from ic.cli import documents
+
+            self._write(self.stderr, _encoded(documents.error(error)) + "\n")
+            return
+        self.diagnostics(one for one in error.diagnostics if one.severity == "error")
+        lines = [f"{self.tint('error', 'red', error=True)}: {clean(error.summary)}"]
+        lines += [f"  {clean(line)}" for detail in error.details for line in detail.splitlines()]
+        if error.hint:
+            lines.append(f"  hint: {clean(error.hint)}")
+        self._write(self.stderr, "".join(f"{line}\n" for line in lines))
+
+    def ask(self, question: str, stdin: TextIO) -> bool:
+        """A question on the terminal; only `y` or `yes` is a yes, an end of input is a no."""
+        self._write(self.stderr, f"{clean(question)} [y/N] ")
+        answer = stdin.readline()
+        if not answer.endswith("\n"):
+            self._write(self.stderr, "\n")
+        return answer.strip().lower() in ("y", "yes")
+
+
+def _encoded(document: msgspec.Struct) -> str:
+    """JSON with two blanks of indent, in ASCII."""
+    return ascii_json(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+def ascii_json(text: str) -> str:
+    """JSON text with everything beyond ASCII escaped: no byte that a terminal could act on."""
+    return "".join(
+        char if char == "\n" or " " <= char <= "~" else _json_escape(char) for char in text
+    )
+
+
+def timestamp(ms: int) -> str:
+    """RFC 3339 in UTC with milliseconds, of milliseconds since 1970."""
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ms // 1000))
+    return f"{seconds}.{ms % 1000:03d}Z"
+
+
+def _json_escape(char: str) -> str:
+    number = ord(char)
+    if number > 0xFFFF:
+        number -= 0x10000
+        return f"\\u{0xD800 + (number >> 10):04x}\\u{0xDC00 + (number & 0x3FF):04x}"
+    return f"\\u{number:04x}"
+
+
+def _padded(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+    return "  ".join(padded).rstrip()
+
+
+def _source(position: errors.Position | None) -> list[str]:
+    """The line something was written on and a caret below it; nothing where it cannot be read again."""
+    if position is None or position.file == "-" or position.line < 1:
+        return []
+    try:
+        with open(position.file, encoding="utf-8", errors="replace") as file:
+            line = next((text for n, text in enumerate(file, 1) if n == position.line), None)
+    except OSError:
+        return []
+    if line is None:
+        return []
+    shown = clean(_without_secret(line.rstrip("\n"))).replace("\t", " ")
+    label = f"{position.line:>5} | "
+    caret = " " * (len(label) - 2) + "| " + " " * (position.column - 1) + "^"
+    return [label + shown, caret] if position.column - 1 <= len(shown) else [label + shown]
+
+
+def _without_secret(line: str) -> str:
+    """The source line, with what looks like a secret's value left out."""
+    found = _ASSIGNMENT.match(line)
+    if found is None or not found.group(2).strip():
+        return line
+    if found.group(1).rstrip().endswith("=") or _SECRET_NAME.search(found.group(1)):
+        return f"{found.group(1)}..."
+    return line
+
+
+def summary(plan: changes.Plan) -> str:
+    """`2 to create, 1 to update` in the order of the signs."""
+    return ", ".join(f"{count} to {action}" for action, count in plan.summary().items())

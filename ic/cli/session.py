@@ -1,0 +1,168 @@
+"""What every command gets: the global options, the environment, where to print, and the way to the stack.
+
+Enters: parsed global options and the process environment. Leaves, when asked for: the loaded Stack, its
+name, a connected client. Nothing is imported or opened before it is asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from ic import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ic.cli import output, progress
+    from ic.compose import loader, model
+    from ic.incus import client, remotes
+
+Ansi = Literal["auto", "never", "always"]
+
+
+class Globals(msgspec.Struct, frozen=True, kw_only=True):
+    """The global options, as typed."""
+
+    files: tuple[str, ...] = ()
+    project_name: str | None = None
+    project_directory: str | None = None
+    env_files: tuple[str, ...] = ()
+    profiles: tuple[str, ...] = ()
+    remote: str | None = None
+    progress: str = "auto"
+    ansi: str = "auto"
+    quiet: bool = False
+    debug: bool = False
+
+
+class Session:
+    """One invocation of ic. `out` is the only thing that a command may print with."""
+
+    def __init__(self, options: Globals, env: Mapping[str, str], out: output.Output) -> None:
+        self.options = options
+        self.env = env
+        self.out = out
+        self._stack: model.Stack | None = None
+        self._client: client.Client | None = None
+        self._server: remotes.Server | None = None
+
+    # --- the files ---
+
+    def loader_options(self) -> loader.Options:
+        """The global options as the loader wants them."""
+        import os
+
+        from ic.compose import loader
+
+        try:
+            cwd = os.getcwd()
+        except OSError as error:
+            raise errors.UsageError(
+                f"cannot read the current directory: {error.strerror}",
+                hint="cd somewhere that exists",
+            ) from error
+        return loader.Options(
+            files=self.options.files,
+            project_name=self.options.project_name,
+            project_directory=self.options.project_directory,
+            env_files=self.options.env_files,
+            profiles=self.options.profiles,
+            cwd=cwd,
+        )
+
+    def stack(self) -> model.Stack:
+        """The stack of the compose files; its warnings are printed, once. Raises ComposeError, UsageError."""
+        if self._stack is None:
+            from ic.compose import loader
+
+            self._stack = loader.load(self.loader_options(), self.env, _stdin_text)
+            self.out.diagnostics(self._stack.diagnostics)
+        return self._stack
+
+    def stack_name(self) -> str:
+        """The stack's name; needs no file where `-p` is given."""
+        from ic.compose import loader
+
+        return loader.stack_name(self.loader_options(), self.env)
+
+    # --- the server ---
+
+    def server(self) -> remotes.Server:
+        """The server to talk to. Raises UsageError for an unknown remote."""
+        if self._server is None:
+            from ic.incus import remotes
+
+            self._server = remotes.resolve(self.options.remote, self.env)
+        return self._server
+
+    def client(self) -> client.Client:
+        """The way to the server; nothing is sent yet."""
+        if self._client is None:
+            from ic.incus import client, transport
+
+            self._client = client.Client(transport.connect(self.server()))
+            if self.options.debug:
+                self._client.on_request = self._trace
+        return self._client
+
+    def _trace(self, method: str, path: str, seconds: float) -> None:
+        self.out.note(f"{method} {path} {seconds * 1000:.1f} ms", "dim")
+
+    # --- people ---
+
+    def interactive(self) -> bool:
+        """Whether somebody can be asked: input and messages are a terminal."""
+        return _is_terminal(sys.stdin) and _is_terminal(self.out.stderr)
+
+    def ask(self, question: str) -> bool:
+        """Ask on the terminal; the default is no."""
+        return sys.stdin is not None and self.out.ask(question, sys.stdin)  # pyright: ignore[reportUnnecessaryComparison]
+
+    def progress(self) -> progress.Progress:
+        """How to show what goes on, by `--progress` and what stderr is."""
+        from ic.cli import progress
+
+        encoding = (getattr(self.out.stderr, "encoding", None) or "").lower()
+        return progress.choose(
+            self.options.progress,
+            self.out,
+            terminal=_is_terminal(self.out.stderr) and self.env.get("TERM") != "dumb",
+            unicode=encoding.replace("-", "") == "utf8",
+        )
+
+    def actor(self) -> str:
+        """Who acts, for the journal: `uid@host`."""
+        import os
+
+        return f"{os.getuid()}@{os.uname().nodename}"
+
+
+def _is_terminal(stream: object) -> bool:
+    """Whether a stream is an open terminal (a closed or missing one is not)."""
+    isatty = getattr(stream, "isatty", None)
+    try:
+        return bool(isatty and isatty())
+    except ValueError:
+        return False
+
+
+def _stdin_text() -> str:
+    """All of standard input, for `-f -`. Raises UsageError when it is closed or not UTF-8."""
+    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
+        raise errors.UsageError("cannot read the compose file from standard input: it is closed")
+    try:
+        return sys.stdin.buffer.read().decode()
+    except (OSError, ValueError) as error:
+        raise errors.UsageError(
+            "cannot read the compose file from standard input: it is not UTF-8 text"
+        ) from error
+
+
+def wants_colour(mode: str, env: Mapping[str, str], stream: object) -> bool:
+    """Whether a stream gets colours: `--ansi`, then NO_COLOR (any text), then whether it is a terminal."""
+    if mode != "auto":
+        return mode == "always"
+    return not env.get("NO_COLOR") and env.get("TERM") != "dumb" and _is_terminal(stream)
