@@ -34,6 +34,7 @@ IMAGE = "user.ic.image"  # "REF@DIGEST" of the image the instance was made from
 USER = "user.ic.user"  # the user as text, when it is a name that only the image's passwd knows
 SEEDED = "user.ic.seed"  # on a volume: filled from the image, and from which one
 SERVICE = "user.ic.service"
+AFTER = "user.ic.after"  # the services it starts after: the order of stopping without a file
 # --- shared with other tools (seeds) ---
 RESTART = "user.restart"
 LABEL_PREFIX = "user.label."
