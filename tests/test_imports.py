@@ -1,0 +1,84 @@
+"""Per command of the zipapp, the modules that must not be loaded: what a start costs is what it imports.
+
+`python -X importtime` names every module that was loaded, in whichever way the process ends.
+"""
+
+import os
+import subprocess
+
+import pytest
+
+import build_zipapp
+from tests.boot import interpreters
+
+HEAVY = (
+    "asyncio",
+    "concurrent.futures",
+    "dataclasses",
+    "http.client",
+    "importlib.metadata",
+    "logging",
+    "requests",
+    "ssl",
+    "urllib3",
+    "websocket",
+)
+
+# Command -> what it must not load besides nothing at all of HEAVY.
+COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
+    "--version": (["--version"], ("argparse", "json", "msgspec", "re", "yaml", "ic.cli.main")),
+    "--help": (["--help"], ("yaml",)),
+    "plan --help": (["plan", "--help"], ("yaml",)),
+    "config": (["config"], ()),
+}
+
+COMPOSE = """\
+services:
+  web:
+    image: nginx:alpine
+    ports: ["8080:80"]
+    environment: {GREETING: hello}
+"""
+
+
+@pytest.fixture(scope="module")
+def pyz(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A zipapp of this checkout, with a warm cache beside it."""
+    folder = tmp_path_factory.mktemp("pyz")
+    path = str(folder / "ic.pyz")
+    build_zipapp.build(path, wheels_directory=os.path.join(build_zipapp.ROOT, ".cache", "wheels"))
+    run("/usr/bin/python3", path, ["--help"], str(folder))
+    return path
+
+
+def run(python: str, pyz: str, arguments: list[str], cwd: str) -> set[str]:
+    """The modules that a command loads. It must succeed."""
+    done = subprocess.run(
+        # -S: the host's own start-up hooks are not ours.
+        [python, "-S", "-X", "importtime", pyz, *arguments],
+        env={"PATH": "/usr/bin:/bin", "IC_CACHE_DIR": os.path.dirname(pyz) + "/cache"},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    rest = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 0, "\n".join(rest)
+    return {line.rpartition("|")[2].strip() for line in lines}
+
+
+@pytest.mark.parametrize("label", [name for name in interpreters.GOOD if name != "musl"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_plain_command_loads_nothing_heavy(
+    command: str, label: str, pyz: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("stack")
+    (folder / "compose.yaml").write_text(COMPOSE)
+    arguments, besides = COMMANDS[command]
+    run(
+        interpreters.GOOD[label], pyz, ["--help"], str(folder)
+    )  # makes this interpreter's cache entry
+    loaded = run(interpreters.GOOD[label], pyz, arguments, str(folder))
+    assert sorted(loaded.intersection(HEAVY + besides)) == []
