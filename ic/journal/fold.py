@@ -111,7 +111,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def path_text(path: kind.Path) -> str:
-    """A path as one text that can be taken apart again: `devices/eth0/ipv4.address` (`/` is ~1, `~` is ~0)."""
+    """A path as one text that can be taken apart again: `devices/eth0/mtu` (`/` is ~1, `~` is ~0)."""
     return "/".join(part.replace("~", "~0").replace("/", "~1") for part in path)
 
 

@@ -1,0 +1,511 @@
+"""The run object: a small profile whose *name* is the lease. Acquire, watch, take over, fence, guard.
+
+In: a client and a project; out: a held lease, or Locked. The profile is `ic.lock.HASH.GENERATION.NONCE`;
+renaming it to the next generation with a nonce of one's own is the compare-and-swap (of any number of
+renames of one profile the server lets exactly one win), and every write to an old name is answered 404:
+the server itself fences. Wall clocks are never compared: a contender takes over what has not changed for
+a whole TTL of its *own* clock, or at once what a dead process of this very machine holds.
+
+Pure apart from `acquire`, `identity` and `tick_of`; clocks, times and randomness come in as parameters.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from ic import errors, names
+from ic.journal import events
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+FREE = "free"
+GENESIS_NONCE = "00000000"
+DESCRIPTION = "ic: lease and write-ahead journal of this stack; leave it alone"
+
+
+class Reply(Protocol):
+    """What a request brings back: the metadata and the server's Date (milliseconds, 0 when not known)."""
+
+    @property
+    def metadata(self) -> Any: ...
+    @property
+    def date_ms(self) -> int: ...
+
+
+class Server(Protocol):
+    """The part of `ic.incus.client.Client` that the journal uses."""
+
+    def get_tagged(self, path: str, query: dict[str, str] | None = None) -> tuple[Any, str]:
+        """Metadata and ETag."""
+        ...
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        body: Any = None,
+        *,
+        etag: str | None = None,
+        timeout: float | None = None,
+    ) -> Reply:
+        """One request; a failure is an IncusError."""
+        ...
+
+
+class Clock(Protocol):
+    """Time as the lease needs it; seconds."""
+
+    def boottime(self) -> float:
+        """Counts suspend as well; never set back."""
+        ...
+
+    def wall(self) -> float:
+        """The time of day: written down, never compared."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class SystemClock:
+    """The clocks of this machine."""
+
+    def boottime(self) -> float:
+        """CLOCK_BOOTTIME: a suspended machine's lease grows old too."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def wall(self) -> float:
+        """The time of day."""
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+
+class Times(msgspec.Struct, frozen=True, kw_only=True):
+    """The lease's times in seconds (journal-format.md): heartbeat + timeout <= fence, ttl - fence >= 10 s."""
+
+    ttl: float = 30.0
+    heartbeat: float = 10.0
+    timeout: float = 8.0
+    fence: float = 20.0
+    poll: float = 0.3
+    linger: float = 1.0  # how long an outcome may wait for an intent to travel with
+    fold_every: float = 60.0
+
+    def scaled(self, factor: float) -> Times:
+        """All of them times a factor: tests do not wait for half a minute."""
+        return Times(**{name: getattr(self, name) * factor for name in self.__struct_fields__})
+
+
+class Holder(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    rename={
+        "actor": "a",
+        "machine": "m",
+        "boot": "b",
+        "namespace": "ns",
+        "pid": "p",
+        "tick": "s",
+        "command": "c",
+        "run": "r",
+        "since": "t",
+    },
+):
+    """Who holds a lease: enough for a process of the same machine to see that it is dead, and for people."""
+
+    actor: str = ""
+    machine: str = ""
+    boot: str = ""
+    namespace: str = ""
+    pid: int = 0
+    tick: int = 0
+    command: str = ""
+    run: str = ""
+    since: int = 0
+
+
+class RunObject(msgspec.Struct, frozen=True, kw_only=True):
+    """A run object as read: its name taken apart, and its config."""
+
+    name: str
+    generation: int
+    nonce: str
+    config: dict[str, str] = {}
+
+    @property
+    def held(self) -> bool:
+        """Whether somebody holds it."""
+        return self.config.get(names.HOLD, FREE) not in ("", FREE)
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who holds it; an empty Holder when the text cannot be read, None when it is free."""
+        if not self.held:
+            return None
+        try:
+            return msgspec.json.decode(self.config[names.HOLD], type=Holder)
+        except ValueError:
+            return Holder()
+
+    @property
+    def beat(self) -> int:
+        """The heartbeat counter."""
+        text = self.config.get(names.HEARTBEAT, "0")
+        return int(text) if text.isdecimal() else 0
+
+
+def prefix(project: str) -> str:
+    """The beginning of the names of a project's run objects (profiles may be shared between projects)."""
+    return f"ic.lock.{names.short_hash(project)}."
+
+
+def name_for(project: str, generation: int, nonce: str) -> str:
+    """The run object's name at a generation."""
+    return f"{prefix(project)}{generation:08d}.{nonce}"
+
+
+def parse_name(project: str, name: str) -> tuple[int, str] | None:
+    """Generation and nonce of a run object's name, None for any other profile."""
+    if not name.startswith(prefix(project)):
+        return None
+    generation, _, nonce = name[len(prefix(project)) :].partition(".")
+    return (int(generation), nonce) if generation.isdecimal() else None
+
+
+def objects(project: str, profiles: Mapping[str, Mapping[str, str]]) -> tuple[RunObject, ...]:
+    """The run objects among the profiles (name -> config), highest generation first."""
+    found: list[RunObject] = []
+    for name, config in profiles.items():
+        parsed = parse_name(project, name)
+        if parsed is not None:
+            found.append(
+                RunObject(name=name, generation=parsed[0], nonce=parsed[1], config=dict(config))
+            )
+    return tuple(sorted(found, key=lambda one: (one.generation, one.name), reverse=True))
+
+
+# --- who is who ------------------------------------------------------------------------------------------
+
+
+def _first_line(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.readline().strip()
+    except OSError:
+        return ""
+
+
+def tick_of(pid: int) -> int | None:
+    """The clock tick at which a process of this machine began, None when there is no such process.
+
+    A number alone is not enough: numbers are used again, and a zombie is dead.
+    """
+    text = _first_line(f"/proc/{pid}/stat")
+    rest = text.rpartition(") ")[2].split()
+    if len(rest) < 20 or rest[0] in ("Z", "X", "x"):
+        return None
+    return int(rest[19])
+
+
+def identity(*, command: str, run: str, actor: str = "", since: int = 0) -> Holder:
+    """This process as a holder. Works with an empty or missing machine-id."""
+    machine = _first_line("/etc/machine-id")
+    boot = _first_line("/proc/sys/kernel/random/boot_id")
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return Holder(
+        actor=actor or f"{os.getuid()}@{os.uname().nodename}",
+        machine=names.short_hash(machine) if machine else "",
+        boot=names.short_hash(boot) if boot else "",
+        namespace=namespace,
+        pid=os.getpid(),
+        tick=tick_of(os.getpid()) or 0,
+        command=command,
+        run=run,
+        since=since,
+    )
+
+
+def dead(holder: Holder, me: Holder, tick: Callable[[int], int | None]) -> str:
+    """Why a holder is known to be dead, seen from `me`; empty when it is not known.
+
+    Known only on the same machine: it was started again since (another boot), or the process is gone or
+    is another one (in the same process namespace, where numbers mean the same).
+    """
+    same_machine = bool(holder.machine) and holder.machine == me.machine
+    if same_machine and holder.boot and me.boot and holder.boot != me.boot:
+        return "this machine was started again since"
+    if holder.machine != me.machine or not holder.boot or holder.boot != me.boot:
+        return ""
+    if not holder.pid or not holder.namespace or holder.namespace != me.namespace:
+        return ""
+    seen = tick(holder.pid)
+    if seen is None:
+        return f"its process {holder.pid} is gone"
+    if holder.tick and seen != holder.tick:
+        return f"its process {holder.pid} is another one now"
+    return ""
+
+
+# --- taking it --------------------------------------------------------------------------------------------
+
+
+class Stolen(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose lease was taken, and why that was right."""
+
+    generation: int
+    holder: Holder
+    reason: str
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """A lease that was just taken: `config` is the run object as read *after* the rename.
+
+    `acknowledged` is when (boottime) the write that was answered last was sent, `skew` what to add to
+    this machine's wall milliseconds to have the server's.
+    """
+
+    project: str
+    name: str
+    generation: int
+    holder: Holder
+    config: dict[str, str]
+    acknowledged: float
+    stolen: Stolen | None = None
+    skew: int = 0
+    older: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """The run object's path."""
+        return path_of(self.name)
+
+
+def path_of(name: str) -> str:
+    """The path of a profile."""
+    return f"/1.0/profiles/{name}"
+
+
+def fetch(client: Server, project: str, timeout: float) -> dict[str, dict[str, str]]:
+    """All profiles of a project: name -> config."""
+    listed = client.send(
+        "GET", "/1.0/profiles", {"project": project, "recursion": "1"}, timeout=timeout
+    ).metadata
+    return {one["name"]: one.get("config") or {} for one in listed or ()}
+
+
+class _Watch:
+    """What a contender has seen of a held lease, on its own clock."""
+
+    def __init__(self) -> None:
+        self.seen: tuple[str, str, str] | None = None
+        self.begun = 0.0
+        self.changed = 0.0
+        self.said: set[str] = set()
+
+    def look(self, top: RunObject, now: float) -> None:
+        """Take in what is there now."""
+        found = (top.name, top.config.get(names.HEARTBEAT, ""), top.config.get(names.HOLD, ""))
+        if found == self.seen:
+            return
+        if self.seen is None:
+            self.begun = now
+        self.seen = found
+        self.changed = now
+        self.said.discard("silent")
+
+    @property
+    def alive_for(self) -> float:
+        """How long the holder was seen alive: the time that counts for --lock-timeout."""
+        return self.changed - self.begun
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """How a lease is asked for. `lock_timeout` (s) counts while the holder is seen alive; 0: fail at once.
+
+    `force` takes the lease of exactly that generation, whoever holds it (`ic unlock`). `nonce` gives 8
+    characters, `tick` the start tick of a process of this machine, `say` takes a sentence for the user.
+    """
+
+    holder: Holder
+    nonce: Callable[[], str]
+    say: Callable[[str], None]
+    lock_timeout: float = 10.0
+    clock: Clock
+    times: Times
+    tick: Callable[[int], int | None] = tick_of
+    force: int | None = None
+
+
+def acquire(client: Server, project: str, terms: Terms, *, floor: int, head: str) -> Lease:
+    """Take the lease: find, rename, read again, hold (docs/journal-format.md, "Taking the lease").
+
+    `floor` is the generation of the project's head and `head` its text: where there is no run object, it
+    is made at the generation after.
+
+    Raises Locked (another holds it, or `force` names another generation) and IncusError.
+    """
+    watch = _Watch()
+    made = 0
+    while True:
+        found = objects(project, fetch(client, project, terms.times.timeout))
+        if not found:
+            made += 1
+            _make(client, project, generation=floor + 1, head=head, attempt=made, times=terms.times)
+            continue
+        top = found[0]
+        stolen = _taken_from(top, terms, watch)
+        if top.held and stolen is None:
+            terms.clock.sleep(terms.times.poll)
+            continue
+        lease = _take(client, project, top, terms)
+        if lease is not None:
+            return msgspec.structs.replace(
+                lease, stolen=stolen, older=tuple(one.name for one in found[1:])
+            )
+
+
+def _make(
+    client: Server, project: str, *, generation: int, head: str, attempt: int, times: Times
+) -> None:
+    """Create the first run object. Its name is fixed, so of two creators one wins and both go on."""
+    config = {names.HOLD: FREE, names.HEARTBEAT: "0"}
+    if head:
+        config[names.HEAD] = head
+    body = {
+        "name": name_for(project, generation, GENESIS_NONCE),
+        "description": DESCRIPTION,
+        "config": config,
+        "devices": {},
+    }
+    try:
+        client.send("POST", "/1.0/profiles", {"project": project}, body, timeout=times.timeout)
+    except (errors.Forbidden, errors.NotFound):
+        raise
+    except errors.IncusError:
+        # "Already exists" comes with a status of its own choice, and a lost reply says nothing: the
+        # list tells. Several failures in a row are no race.
+        if attempt >= 3:
+            raise
+
+
+def _taken_from(top: RunObject, terms: Terms, watch: _Watch) -> Stolen | None:
+    """From whom a held lease may be taken now, and why; None: it is free, or its holder may be alive.
+
+    Raises Locked when waiting is over, or when `force` does not fit what is there.
+    """
+    if terms.force not in (None, top.generation):
+        raise errors.Locked(
+            f"cannot unlock generation {terms.force}: the lease is at generation {top.generation}",
+            hint="ic history shows who holds it",
+        )
+    holder = top.holder
+    if holder is None:
+        if terms.force is not None:
+            raise errors.Locked(f"cannot unlock generation {terms.force}: nobody holds the lease")
+        return None
+    reason = "unlock" if terms.force is not None else dead(holder, terms.holder, terms.tick)
+    if reason:
+        return Stolen(generation=top.generation, holder=holder, reason=reason)
+    now = terms.clock.boottime()
+    watch.look(top, now)
+    if terms.lock_timeout <= 0 or watch.alive_for >= terms.lock_timeout:
+        raise locked(top, holder)
+    silent = now - watch.changed
+    if silent >= terms.times.ttl:
+        return Stolen(
+            generation=top.generation, holder=holder, reason=f"no sign of life for {silent:.0f} s"
+        )
+    if "held" not in watch.said:
+        watch.said.add("held")
+        terms.say(f"waiting for {described(top, holder)}")
+    if silent >= terms.times.heartbeat * 1.5 and "silent" not in watch.said:
+        watch.said.add("silent")
+        terms.say(
+            f"no sign of life for {silent:.0f} s from {holder.actor or 'the holder'}; "
+            f"taking over when it is {terms.times.ttl:.0f} s"
+        )
+    return None
+
+
+def described(top: RunObject, holder: Holder) -> str:
+    """The holder in words."""
+    what = f"ic {holder.command}" if holder.command else "another ic"
+    pid = f", process {holder.pid}" if holder.pid else ""
+    return f"{what} of {holder.actor or 'somebody'}{pid} (generation {top.generation})"
+
+
+def locked(top: RunObject, holder: Holder) -> errors.Locked:
+    """The error for a lease that somebody else holds."""
+    return errors.Locked(
+        f"cannot lock the stack: held by {described(top, holder)}",
+        hint=f"wait for it, or, if it is surely gone: ic unlock --gen {top.generation}",
+    )
+
+
+def _take(client: Server, project: str, top: RunObject, terms: Terms) -> Lease | None:
+    """Rename, read again, hold. None when another was faster: look again."""
+    generation = top.generation + 1
+    name = name_for(project, generation, terms.nonce())
+    query = {"project": project}
+    timeout = terms.times.timeout
+    try:
+        client.send("POST", path_of(top.name), query, {"name": name}, timeout=timeout)
+    except errors.Forbidden:
+        raise
+    except errors.IncusError:
+        # Lost, or won with the reply lost: only the list knows.
+        found = objects(project, fetch(client, project, timeout))
+        if not found or found[0].name != name:
+            return None
+    try:
+        # What was read before the rename may be older than the last acknowledged line: read it now.
+        read = client.send("GET", path_of(name), query, timeout=timeout).metadata
+        config: dict[str, str] = dict(read.get("config") or {})
+        beat = config.get(names.HEARTBEAT, "0")
+        config[names.HEARTBEAT] = str(int(beat) + 1 if beat.isdecimal() else 1)
+        config[names.HOLD] = encode_holder(terms.holder)
+        held = {key: config[key] for key in (names.HOLD, names.HEARTBEAT)}
+        sent, wall = terms.clock.boottime(), terms.clock.wall()
+        reply = client.send("PATCH", path_of(name), query, {"config": held}, timeout=timeout)
+    except errors.NotFound:
+        return None
+    skew = reply.date_ms - int(wall * 1000) if reply.date_ms else 0
+    return Lease(
+        project=project,
+        name=name,
+        generation=generation,
+        holder=terms.holder,
+        config=config,
+        acknowledged=sent,
+        skew=skew if abs(skew) > 2000 else 0,
+    )
+
+
+def encode_holder(holder: Holder) -> str:
+    """The holder as it stands in `user.ic.hold`."""
+    return events.ascii_only(msgspec.json.encode(holder)).decode()
+
+
+def remove(client: Server, project: str, which: Iterable[str], timeout: float) -> None:
+    """Delete profiles of ours that are not needed any more; one that is gone already is fine."""
+    import contextlib
+
+    for name in which:
+        with contextlib.suppress(errors.NotFound):
+            client.send("DELETE", path_of(name), {"project": project}, timeout=timeout)
