@@ -99,13 +99,13 @@ class Scenario:
 
     @contextlib.contextmanager
     def watched(self, fault: proxy.Fault | None = None) -> Generator[proxy.Proxy]:
-        """Within the block every request of ic passes a numbering proxy."""
+        """Within the block ic's requests pass a numbering proxy (until INCUS_SOCKET leaves `env`)."""
         with proxy.Proxy(self.directory / "p.sock", self.lab.socket, fault) as made:
             self.env["INCUS_SOCKET"] = f"{self.inside}/p.sock"
             try:
                 yield made
             finally:
-                del self.env["INCUS_SOCKET"]
+                self.env.pop("INCUS_SOCKET", None)
 
     # --- what Incus says --------------------------------------------------------------------------
 

@@ -1,0 +1,62 @@
+"""What must be true after a run of ic was cut off anywhere, and one more `ic apply` has run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.e2e import ledger, scenario
+from tests.e2e.test_journal import live, show
+
+
+def stack_of(services: int) -> dict[str, Any]:
+    """A stack with dependencies in waves, volumes filled from an image, and a network of its own."""
+    document: dict[str, Any] = {"services": {}, "volumes": {}, "networks": {"back": {}}}
+    for number in range(services):
+        service = scenario.idle(environment={"NUMBER": str(number)}, networks=["back"])
+        if number % 3 == 0:
+            service = {"image": "lab/worker:1", "networks": ["back"]}
+            service["volumes"] = [f"v{number}:/srv/data"]
+            document["volumes"][f"v{number}"] = {}
+        elif number % 3 == 1:
+            service["volumes"] = [f"v{number}:/data"]
+            document["volumes"][f"v{number}"] = {}
+        if number >= 2:
+            service["depends_on"] = [f"s{number - 2}"]
+        document["services"][f"s{number}"] = service
+    return document
+
+
+def heal(case: scenario.Scenario, document: dict[str, Any]) -> scenario.Done:
+    """One more apply; then an empty plan, nothing twice, nothing left over, and history tells of it."""
+    interrupted = case.exists()
+    done = case.ic("apply", "-y", "--lock-timeout", "5")
+    assert case.plan() == {}, done
+    services = document["services"]
+    assert case.states() == dict.fromkeys(services, "Running")
+    assert set(case.volumes()) == expected_volumes(document)
+    assert set(case.networks()) == {f"network:{name}" for name in document["networks"]}
+    locks = [name for name in case.profiles() if name != "default"]
+    assert len(locks) == 1, locks
+    assert case.profiles()[locks[0]]["config"]["user.ic.hold"] == "free"
+    for name in document["services"]:
+        assert case.instance(name)["config"].get("environment.NUMBER", name[1:]) == name[1:]
+    for name in expected_volumes(document):
+        if case.volumes()[name]["config"].get("initial.uid") == "1234":
+            assert case.read_volume(name, "/seed.txt") == "seeded by the image\n"
+    operations = case.get("/1.0/operations", recursion="1") or {}
+    assert not operations.get("running"), operations
+    told = show(case)
+    assert ledger.differences(told, live(case)) == []
+    assert told.open == {}
+    numbers = [line["n"] for line in told.lines]
+    assert numbers == list(range(1, len(numbers) + 1))
+    runs = case.runs()
+    assert runs, done
+    if interrupted:
+        assert {run["status"] for run in runs} <= {"ok", "interrupted"}, json.dumps(runs, indent=1)
+    return done
+
+
+def expected_volumes(document: dict[str, Any]) -> set[str]:
+    return set(document["volumes"])

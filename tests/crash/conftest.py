@@ -1,0 +1,7 @@
+"""Stacks for crash tests; see tests/e2e/conftest.py."""
+
+from __future__ import annotations
+
+from tests.e2e.conftest import case, pytest_collection_modifyitems, shared
+
+__all__ = ["case", "pytest_collection_modifyitems", "shared"]
