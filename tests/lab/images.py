@@ -35,7 +35,23 @@ CREATED = "2026-01-01T00:00:00Z"
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
-PYTHON_PACKAGES = ("python3", "base-files", "dash", "coreutils", "libc-bin", "tzdata", "sed", "grep")
+PYTHON_PACKAGES = (
+    "python3",
+    "base-files",
+    "dash",
+    "coreutils",
+    "libc-bin",
+    "tzdata",
+    "sed",
+    "grep",
+)
+LEFT_OUT = (
+    "/usr/share/doc/",
+    "/usr/share/locale/",
+    "/usr/share/man/",
+    "/usr/lib/x86_64-linux-gnu/gconv/",
+    "/usr/lib/aarch64-linux-gnu/gconv/",
+)
 
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"
 GROUP = "root:x:0:\ntty:x:5:\nstaff:x:50:\nnogroup:x:65534:\n"
@@ -258,8 +274,7 @@ def busybox_entries(root: Path, passwd: str = PASSWD, group: str = GROUP) -> lis
     ]
     entries.append(Entry("bin/busybox", binary))
     entries.append(Entry("sbin", target="bin"))
-    for name in applets(root):
-        entries.append(Entry(f"bin/{name}", target="busybox"))
+    entries.extend(Entry(f"bin/{name}", target="busybox") for name in applets(root))
     entries.append(Entry("usr/bin/env", target="/bin/busybox"))
     entries.append(Entry("etc/passwd", passwd.encode(), mode=0o644))
     entries.append(Entry("etc/group", group.encode(), mode=0o644))
@@ -305,7 +320,7 @@ def package_files(root: Path, names: tuple[str, ...]) -> list[str]:
         for listing in (info / f"{name}.list", *info.glob(f"{name}:*.list")):
             if listing.exists():
                 paths.update(listing.read_text().splitlines())
-    return sorted(path for path in paths if path != "/." and not path.startswith("/usr/share/doc"))
+    return sorted(path for path in paths if path != "/." and not path.startswith(LEFT_OUT))
 
 
 def python_entries(root: Path) -> list[Entry]:
@@ -383,7 +398,9 @@ def fill(root: Path) -> None:
 
     worker = public.layer(
         [
-            Entry("etc/passwd", f"{PASSWD}worker:x:1234:1234::/home/worker:/bin/sh\n".encode(), 0o644),
+            Entry(
+                "etc/passwd", f"{PASSWD}worker:x:1234:1234::/home/worker:/bin/sh\n".encode(), 0o644
+            ),
             Entry("etc/group", f"{GROUP}worker:x:1234:\nextra:x:1300:worker\n".encode(), 0o644),
             Entry("home/worker", mode=0o700, uid=1234, gid=1234),
             Entry("srv/app", uid=1234, gid=1234),

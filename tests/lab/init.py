@@ -8,6 +8,7 @@ lab's own Python and nothing but the standard library.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -30,7 +31,7 @@ INCUSD_ENVIRONMENT = {
 
 
 class Keeper:
-    """The services of a place and the orders that wait for one of them to end."""
+    """The services of a place, and those who wait for one of them to end."""
 
     def __init__(self) -> None:
         self.running: dict[str, int] = {}
@@ -39,8 +40,13 @@ class Keeper:
     def start(self, name: str, argv: list[str], env: dict[str, str] | None = None) -> None:
         """Start a service with its output in /run/lab/NAME.log."""
         with (HOME / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603 - fixed commands of the lab
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, process_group=0
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=env,
+                start_new_session=True,
             )
         # This process reaps with waitpid(-1): the object must not wait for the child as well.
         process.returncode = 0
@@ -87,10 +93,9 @@ class Keeper:
 
 
 def answer(peer: socket.socket, text: str) -> None:
-    try:
+    # The one who asked may have gone; the order is carried out all the same.
+    with contextlib.suppress(OSError):
         peer.sendall(f"{text}\n".encode())
-    except OSError:
-        pass  # the one who asked has gone; the order is carried out all the same
     peer.close()
 
 
@@ -109,21 +114,21 @@ def main(kind: str) -> None:
     signal.set_wakeup_fd(wakeup_writer.fileno(), warn_on_full_buffer=False)
 
     keeper = Keeper()
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)  # noqa: S607
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     if kind == "lab":
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1\n")
         for args in (
             ["add", "lab0", "type", "bridge"],
             ["set", "lab0", "up"],
         ):
-            subprocess.run(["ip", "link", *args], check=True)  # noqa: S603, S607
-        subprocess.run(["ip", "address", "add", "10.76.0.1/24", "dev", "lab0"], check=True)  # noqa: S607
+            subprocess.run(["ip", "link", *args], check=True)
+        subprocess.run(["ip", "address", "add", "10.76.0.1/24", "dev", "lab0"], check=True)
         keeper.start("lxcfs", ["lxcfs", str(LXCFS)])
         for name in REGISTRIES:
             keeper.start(
                 f"registry-{name}",
                 ["docker-registry", "serve", f"/etc/docker/registry/{name}.yml"],
-                {"PATH": "/usr/bin", "OTEL_TRACES_EXPORTER": "none"},
+                {"PATH": "/usr/bin"},
             )
         wait_for(LXCFS / "proc" / "uptime")
         keeper.start_incusd()
@@ -136,6 +141,9 @@ def main(kind: str) -> None:
     selector = selectors.DefaultSelector()
     selector.register(wakeup, selectors.EVENT_READ)
     selector.register(control, selectors.EVENT_READ)
+    # Standard output is a pipe to the one who waits for this: a word means up, its end alone failed.
+    os.write(1, b"up\n")
+    os.dup2(2, 1)
     while True:
         keeper.reap()
         for key, _ in selector.select():

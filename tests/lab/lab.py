@@ -32,9 +32,11 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping, Sequence
 
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parents[1]
@@ -222,7 +224,6 @@ def build_base(target: Path) -> None:
             populate(root, work, mirror, out)
         say("making the images")
         output_of(sys.executable, str(HERE / "images.py"), str(root))
-        # Debris of an earlier recipe is of no more use to anyone; a lab that runs on it keeps it.
         root.rename(target)
     except LabError as error:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
@@ -268,14 +269,20 @@ def populate(root: Path, work: Path, mirror: str | None, out: Any) -> None:
 
     configured = (root / "etc/apt/sources.list").read_text()
     uri = mirror or configured.split()[1]
-    settings = apt_settings() + (f'Acquire::{uri.split(":")[0]}::Proxy "{proxy}";\n' if proxy else "")
+    settings = apt_settings() + (
+        f'Acquire::{uri.split(":")[0]}::Proxy "{proxy}";\n' if proxy else ""
+    )
     write("etc/apt/sources.list", f"deb {uri} {SUITE} main\ndeb {uri} {SUITE}-backports main\n")
     write("etc/apt/apt.conf.d/99host", settings)
     write("etc/dpkg/dpkg.cfg.d/lab", "force-unsafe-io\npath-exclude=/usr/share/man/*\n")
     write("usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)
     for file in auth:
         write(f"etc/apt/auth.conf.d/host-{file.name}", file.read_text(), 0o600)
-    for directory in ("etc/apt/keyrings", "etc/apt/trusted.gpg.d", "usr/local/share/ca-certificates"):
+    for directory in (
+        "etc/apt/keyrings",
+        "etc/apt/trusted.gpg.d",
+        "usr/local/share/ca-certificates",
+    ):
         if Path("/", directory).is_dir():
             shutil.copytree(Path("/", directory), root / directory, dirs_exist_ok=True)
     certificates = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -321,11 +328,26 @@ def base() -> Path:
     with locked(cache / "lock"):
         if not target.exists():
             build_base(target)
+            discard_bases(kept=target)
     return target
 
 
+def discard_bases(kept: Path | None = None) -> None:
+    """Remove the cached base roots that no lab runs on, except one."""
+    for directory in cache_directory().glob("base-*"):
+        held = os.open(directory, os.O_RDONLY)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if directory != kept:
+                shutil.rmtree(directory)
+        except BlockingIOError:
+            say(f"{directory} stays: a lab runs on it")
+        finally:
+            os.close(held)
+
+
 @contextlib.contextmanager
-def locked(file: Path) -> Iterator[None]:
+def locked(file: Path) -> Generator[None]:
     """Hold a lock file for the time of a block."""
     with file.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -350,8 +372,13 @@ class Process:
         self.stderr = popen.stderr
 
     def send_signal(self, number: int) -> None:
+        if self.poll() is not None:
+            return
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
+        # nsenter stops itself along with its child, and would not see the child's end.
+        if number in (signal.SIGCONT, signal.SIGKILL):
+            self.popen.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
@@ -511,7 +538,9 @@ class Place:
         etc = self.directory / "upper" / "etc"
         (etc / "machine-id").write_text(f"{uuid.uuid4().hex}\n")
         (etc / "hostname").write_text(f"{self.identity}\n")
-        (etc / "hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {self.identity}\n")
+        (etc / "hosts").write_text(
+            f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {self.identity}\n"
+        )
         (self.directory / "run" / "boot_id").write_text(f"{uuid.uuid4()}\n")
 
     def launch(self, prefix: Sequence[str] = ()) -> None:
@@ -525,26 +554,34 @@ class Place:
             "IC_LAB_KIND": self.kind,
         }
         log = self.directory / "run" / "stage.log"
-        with log.open("w") as out:
-            started = subprocess.Popen(
-                [
-                    *prefix,
-                    *("unshare", "--mount", "--propagation", "private"),
-                    *("/bin/sh", str(HERE / "stage.sh"), "mounts"),
-                ],
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                cwd="/",
-                start_new_session=True,
-            )
-        end = time.monotonic() + 30
-        while self.pid() is None:
-            if started.poll() is not None or time.monotonic() > end:
-                started.kill()
-                raise LabError(f"{self.identity} did not start: {log.read_text().strip()}")
-            time.sleep(0.02)
+        # The lab outlives this process: setsid leaves it to the machine's own process 1. It holds
+        # the base root by the lock that it inherits, so that nobody clears that away below it.
+        held = os.open(env["IC_LAB_BASE"], os.O_RDONLY)
+        try:
+            fcntl.flock(held, fcntl.LOCK_SH)
+            with log.open("w") as out:
+                started = subprocess.Popen(
+                    [
+                        *("setsid", "--fork", *prefix),
+                        *("unshare", "--mount", "--propagation", "private"),
+                        *("/bin/sh", str(HERE / "stage.sh"), "mounts"),
+                    ],
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=out,
+                    cwd="/",
+                    pass_fds=(held,),
+                )
+        finally:
+            os.close(held)
+        # init.py says one word when it is ready; an end without it is the end of them all.
+        with started:
+            assert started.stdout is not None
+            ready, _, _ = select.select([started.stdout], [], [], 60.0)
+            word = started.stdout.readline() if ready else b""
+        if word != b"up\n":
+            raise LabError(f"{self.identity} did not start: {log.read_text().strip()}")
 
     def remove(self) -> None:
         """End every process of the place and delete its state; no error when there is none."""
@@ -565,13 +602,10 @@ class Place:
 
 def only_child(parent: subprocess.Popen[str]) -> int:
     """The process that nsenter started, once it is there; nsenter's own when that has ended."""
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
     while parent.poll() is None:
-        try:
-            children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
-        except FileNotFoundError:
-            break
-        if children:
-            return int(children[0])
+        if numbers := children.read_text().split():
+            return int(numbers[0])
         time.sleep(0.001)
     return parent.pid
 
@@ -693,17 +727,20 @@ class Lab(Place):
     def wait_ready(self, seconds: float = 60.0) -> None:
         """Wait until Incus answers over its socket."""
         end = time.monotonic() + seconds
-        while True:
-            try:
-                self.api("GET", "/1.0")
-            except (OSError, http.client.HTTPException, ApiError) as error:
-                if time.monotonic() > end:
-                    raise LabError(f"Incus does not answer after {seconds:.0f} s: {error}") from None
-                if self.pid() is None:
-                    raise LabError("the lab ended while Incus was starting") from None
-                time.sleep(0.02)
-            else:
-                return
+        while (silence := self.silence()) is not None:
+            if self.pid() is None:
+                raise LabError("the lab ended while Incus was starting")
+            if time.monotonic() > end:
+                raise LabError(f"Incus does not answer after {seconds:.0f} s: {silence}")
+            time.sleep(0.02)
+
+    def silence(self) -> str | None:
+        """Why Incus does not answer, or None when it does."""
+        try:
+            self.api("GET", "/1.0")
+        except (OSError, http.client.HTTPException, ApiError) as error:
+            return str(error)
+        return None
 
     def preseed(self) -> None:
         """What an administrator sets up once: a pool, a bridge, the listener, the profile."""
@@ -726,7 +763,9 @@ class Lab(Place):
         answer = self.request(method, path, body, timeout)
         if answer.get("type") == "async":
             operation = str(answer["operation"]).split("?", 1)[0]
-            done = self.request("GET", f"{operation}/wait?timeout={int(timeout)}", None, timeout + 5)
+            done = self.request(
+                "GET", f"{operation}/wait?timeout={int(timeout)}", None, timeout + 5
+            )
             state = done["metadata"]
             if state["status_code"] != 200:
                 words = state["err"] or state["status"]
@@ -780,7 +819,9 @@ class Lab(Place):
     def machine(self, name: str = "other") -> Machine:
         """The other machine of that name, brought up when it is not."""
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,14}", name):
-            raise LabError(f"a machine's name is of a-z, 0-9 and '-', at most 15 characters: {name}")
+            raise LabError(
+                f"a machine's name is of a-z, 0-9 and '-', at most 15 characters: {name}"
+            )
         self.living()
         machine = Machine(self, name)
         machine.up()
@@ -814,8 +855,8 @@ class Lab(Place):
     def sweep(self, prefix: str) -> list[str]:
         """Delete every Incus project whose name starts with a prefix, with all that is in it.
 
-        Bridges live in the default project: those go that say (`user.*`) or show by their users
-        that they were of such a project. Answers the names of what was deleted.
+        Bridges live in the default project: those go that nobody uses and that carry the prefix in
+        their name or in a `user.*` value. Answers the names of what was deleted.
         """
         gone: list[str] = []
         names = [str(p["name"]) for p in self.api("GET", "/1.0/projects?recursion=1")]
@@ -829,7 +870,8 @@ class Lab(Place):
             if not network["managed"] or network["used_by"]:
                 continue
             values = (v for k, v in network["config"].items() if k.startswith("user."))
-            if any(re.search(rf"\b{re.escape(prefix)}", str(value)) for value in values):
+            ours = any(re.search(rf"\b{re.escape(prefix)}", str(value)) for value in values)
+            if ours or str(network["name"]).startswith(prefix):
                 self.api("DELETE", f"/1.0/networks/{network['name']}")
                 gone.append(str(network["name"]))
         return gone
@@ -880,7 +922,11 @@ def enter(place: Place, argv: Sequence[str], cwd: str | None, env: Mapping[str, 
 
 
 def pairs(values: Sequence[str]) -> dict[str, str]:
-    return dict(value.partition("=")[::2] for value in values)
+    """The environment that `K=V` words of the command line spell."""
+    made: dict[str, str] = {}
+    for value in values:
+        key, _, made[key] = value.partition("=")
+    return made
 
 
 def parser() -> argparse.ArgumentParser:
@@ -901,6 +947,7 @@ def parser() -> argparse.ArgumentParser:
     down.add_argument("--all", action="store_true", help="every lab of this machine")
     verbs.add_parser("purge", help="every lab down, and the cached base roots removed")
     verbs.add_parser("status", help="the labs of this machine")
+    verb("pid", "the number of a lab's process 1, for nsenter")
     verb("shell", "a shell inside", machine=True)
     execute = verb("exec", "run one command inside", machine=True)
     execute.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND...")
@@ -931,7 +978,7 @@ def act(options: argparse.Namespace) -> None:
         case "purge":
             for lab in labs():
                 lab.down()
-            shutil.rmtree(cache_directory(), ignore_errors=True)
+            discard_bases()
         case "down":
             for lab in labs() if options.all else [Lab(options.name)]:
                 say(f"{lab.name} removed" if lab.down() else f"{lab.name}: no such lab")
@@ -940,6 +987,8 @@ def act(options: argparse.Namespace) -> None:
             if not lab.up():
                 say(f"{lab.name} was up already")
             show(lab)
+        case "pid":
+            print(Lab(options.name).living())
         case "shell":
             place = Lab(options.name).place(options.machine)
             enter(place, ["bash", "-i"], options.cwd, pairs(options.env))
