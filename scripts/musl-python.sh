@@ -39,7 +39,7 @@ source_of source --download-only "$python" zlib
 # A compiler that says what platform it is for, as configure asks.
 cat >bin/musl-cc <<'CC'
 #!/bin/sh
-[ "${1:-}" = --print-multiarch ] && { echo "$(uname -m)-linux-musl"; exit; }
+case "${1:-}" in -print-multiarch | --print-multiarch) echo "$(uname -m)-linux-musl" && exit ;; esac
 exec musl-gcc "$@"
 CC
 chmod +x bin/musl-cc
@@ -59,6 +59,6 @@ unpack "$python"
     ZLIB_LIBS="-L$work/zlib-installed/lib -lz" \
     ./configure --prefix="$prefix" --without-ensurepip --disable-test-modules &&
     make -j2 && make install) >>log 2>&1
-"$prefix/bin/python3" -c 'import zlib, sysconfig; print("musl-python:", sysconfig.get_config_var("EXT_SUFFIX"))'
+"$prefix/bin/python3" -I -c 'import zlib, _struct, sysconfig; print("musl-python:", sysconfig.get_config_var("EXT_SUFFIX"))'
 cd ..
 rm -rf "$work"

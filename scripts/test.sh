@@ -19,6 +19,7 @@ step "imports" $bin/lint-imports
 
 echo "== tests"
 if [ "${1:-}" = --long ]; then
+    sh scripts/musl-python.sh
     exec $bin/python -m pytest -q --durations=15 tests </dev/null
 fi
 exec $bin/python -m pytest -q --durations=15 -m "not long" tests </dev/null
