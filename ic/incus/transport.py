@@ -1,0 +1,527 @@
+"""Bytes to and from a server: unix sockets, pinned TLS, registries; every foreign failure gets its name here.
+
+In: a Server and a request. Out: an Answer, or an IcError. The only importer of requests, and only inside
+functions: a command that talks to nobody never loads it. Redirects of Incus are not followed, proxies,
+netrc and CA bundles of the environment are not looked at, bodies and headers are bounded.
+
+Incus is spoken to through requests-unixsocket's connection pool, one per thread and server. Its adapter would
+make a pool per full URL with 60 s whatever is asked, and what a requests Session adds (cookies, redirects,
+environment) must not happen here and costs four times the rest. Registries get a plain requests Session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from typing import TYPE_CHECKING, cast
+from urllib.parse import quote, unquote, urlencode
+
+import msgspec
+
+from ic import errors
+
+if TYPE_CHECKING:
+    import ssl
+
+    import urllib3
+
+    from ic.incus import remotes
+
+BODY_LIMIT = 32 * 1024 * 1024
+TEXT_LIMIT = 2000
+CONNECT_TIMEOUT = 5.0
+READ_TIMEOUT = 60.0
+CHUNK = 256 * 1024
+
+Body = bytes | Iterable[bytes]
+Hook = Callable[[str, str, float], None]
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """One HTTP answer; header names are lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes = b""
+
+    @property
+    def content_type(self) -> str:
+        """The media type without its parameters, lower case."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """An HTTP answer whose body is still to be read, in chunks, once."""
+
+    answer: Answer
+    chunks: Iterable[bytes]
+
+
+# --- texts from outside ------------------------------------------------------------------------------
+
+
+def clean(text: str) -> str:
+    """A foreign text without control characters and escape codes, on one line, of bounded length."""
+    kept = "".join(c if c.isprintable() else " " for c in text[: 4 * TEXT_LIMIT])
+    kept = " ".join(kept.split())
+    return kept if len(kept) <= TEXT_LIMIT else kept[: TEXT_LIMIT - 1] + "…"
+
+
+_ONE = {
+    "instances": "instance",
+    "images": "image",
+    "networks": "network",
+    "profiles": "profile",
+    "projects": "project",
+    "operations": "operation",
+    "certificates": "certificate",
+    "storage-pools": "storage pool",
+    "aliases": "image alias",
+    "custom": "volume",
+}
+_VERBS = {"GET": "read", "HEAD": "read", "POST": "create", "DELETE": "delete"}
+
+
+def phrase(method: str, path: str, name: str = "") -> str:
+    """`delete volume data` for a request: the "<verb> <thing>" of an error's summary.
+
+    `name` is the object's name where the path is that of a collection.
+    """
+    parts = [unquote(part) for part in path.partition("?")[0].split("/")[2:]]
+    verb = _VERBS.get(method, "change")
+    if not parts:
+        return f"{verb} the server's settings"
+    at = len(parts) - 1
+    while at > 0 and parts[at] not in _ONE:
+        at -= 1
+    kind = _ONE.get(parts[at], parts[at])
+    rest = parts[at + 1 :]
+    thing = " ".join(part for part in (kind, rest[0] if rest else name) if part)
+    if len(rest) < 2:
+        if method == "POST" and rest:
+            return f"rename {clean(thing)}"
+        plural = method in ("GET", "HEAD") and not rest and not name
+        return clean(f"{verb} {parts[at] if plural else thing}")
+    inner = {
+        "state": ("read the state of", "change the state of"),
+        "files": ("read a file of", "write a file of"),
+        "exec": ("run a command in", "run a command in"),
+        "console": ("read the console of", "clear the console of"),
+        "logs": ("read a log of", "delete a log of"),
+        "wait": ("wait for", "wait for"),
+    }.get(rest[1], ("read", "change"))
+    return clean(f"{inner[method not in ('GET', 'HEAD')]} {thing}")
+
+
+# --- errors by status and text -----------------------------------------------------------------------
+
+# incus.md 13: one failure has different codes for different objects, so the text decides first.
+_BUSY = ("is busy running a", "already being created", "in use by another operation")
+_EXISTS = ("already exists", "unique constraint failed", "duplicate entry")
+_FULL = (
+    "no space left on device",
+    "disk i/o error",
+    "database or disk is full",
+    "disk quota exceeded",
+)
+_RESTRICTED = (
+    "is forbidden in project",
+    "is forbidden",
+    "not allowed in project",
+    "reached maximum number",
+)
+_GONE = ("not found", "doesn't exist", "does not exist")
+
+
+def failure(doing: str, status: int, text: str, *, operation: bool = False) -> errors.IncusError:
+    """The error for an HTTP status (or a failed background operation) and the server's text.
+
+    `doing` is "<verb> <thing>". Texts come before statuses, because the server answers 500 for most things.
+    """
+    text = clean(text) or f"status {status}"
+    low = text.lower()
+    summary = f"cannot {doing}: {text}"
+
+    def has(pieces: tuple[str, ...]) -> bool:
+        return any(piece in low for piece in pieces)
+
+    if status == 412:
+        return errors.PreconditionFailed(
+            f"cannot {doing}: it was changed by somebody else meanwhile"
+        )
+    if has(_FULL):
+        return errors.OperationFailed(
+            f"cannot {doing}: the server's disk is full ({text})",
+            hint="free space on the server, then run the same command again",
+            code="E_DISK_FULL",
+        )
+    if has(_BUSY):
+        return errors.Conflict(summary, hint="try again in a moment", code="E_BUSY")
+    if status == 409 or has(_EXISTS):
+        return errors.Conflict(summary)
+    if status != 404 and has(_RESTRICTED):
+        return errors.Forbidden(
+            summary,
+            hint="the project or the certificate is restricted; `incus project show` lists its"
+            " `restricted.*` keys, an administrator can change them",
+            code="E_RESTRICTED",
+        )
+    if status in (401, 403):
+        return errors.Forbidden(
+            summary,
+            hint="this client's certificate is not trusted, or restricted to other projects",
+        )
+    if status == 404 or (status >= 400 and not operation and has(_GONE)):
+        return errors.NotFound(summary)
+    return errors.OperationFailed(summary)
+
+
+def is_busy(error: errors.IncusError) -> bool:
+    """Whether the server refused because another change of the same object is under way: nothing was done."""
+    return error.code == "E_BUSY"
+
+
+# --- connecting ----------------------------------------------------------------------------------------
+
+
+def connected(server: remotes.Server, timeout: float | None = CONNECT_TIMEOUT) -> socket.socket:
+    """A connected socket to a server; over HTTPS its certificate has been compared before this returns.
+
+    `timeout` in seconds. Raises Unreachable or Untrusted. The caller closes it.
+    """
+    if server.socket:
+        return _unix(server, timeout)
+    return _tls(server, timeout)
+
+
+def _unix(server: remotes.Server, timeout: float | None) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(server.socket)
+    except OSError as cause:
+        sock.close()
+        raise _no_socket(server, cause) from cause
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _no_socket(server: remotes.Server, cause: OSError) -> errors.Unreachable:
+    where = f"cannot reach Incus at {clean(server.url)}"
+    elsewhere = "for another server give --remote NAME"
+    if isinstance(cause, PermissionError):
+        return errors.Unreachable(
+            f"{where}: this user may not use the socket",
+            hint="become a member of group incus-admin (`sudo usermod -aG incus-admin $USER`, then log in"
+            " again), or use sudo",
+        )
+    if isinstance(cause, (FileNotFoundError, NotADirectoryError)):
+        return errors.Unreachable(
+            f"{where}: there is no such socket",
+            hint=f"is Incus installed and running (`systemctl status incus`)? {elsewhere}",
+        )
+    if isinstance(cause, ConnectionRefusedError):
+        return errors.Unreachable(
+            f"{where}: nothing listens there",
+            hint=f"start Incus (`systemctl start incus`); {elsewhere}",
+        )
+    reason = cause.strerror or clean(str(cause))
+    return errors.Unreachable(f"{where}: {reason}", hint=elsewhere)
+
+
+@functools.lru_cache(maxsize=8)
+def _tls_context(certificate: str, key: str) -> ssl.SSLContext:
+    """TLS 1.3 with the client's certificate; the server's is compared by hand, so no authority is asked."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        context.load_cert_chain(certificate, key)
+    except FileNotFoundError as cause:
+        raise errors.Untrusted(
+            f"cannot use the client certificate {certificate}: there is no such file",
+            hint="`incus config trust add NAME` on the server gives a token; "
+            "`incus remote add NAME TOKEN` here makes the certificate",
+        ) from cause
+    except (OSError, ssl.SSLError) as cause:
+        raise errors.Untrusted(
+            f"cannot use the client certificate {certificate}: {clean(cause.strerror or str(cause))}"
+        ) from cause
+    return context
+
+
+def _pinned(server: remotes.Server) -> str:
+    """SHA-256 (hex) of the certificate that the incus client has pinned for a remote."""
+    import hashlib
+    import ssl
+
+    try:
+        with open(server.pinned, encoding="ascii") as file:
+            der = ssl.PEM_cert_to_DER_cert(file.read(64 * 1024).strip())
+    except FileNotFoundError as cause:
+        raise errors.Untrusted(
+            f"cannot trust {clean(server.name)} ({clean(server.url)}): no certificate is pinned for it",
+            hint=f"`incus remote remove {clean(server.name)}; incus remote add {clean(server.name)} "
+            f"{clean(server.url)}` shows the server's certificate and pins it",
+        ) from cause
+    except (OSError, ValueError) as cause:
+        raise errors.Untrusted(
+            f"cannot trust {clean(server.name)}: {server.pinned} is not a readable certificate"
+        ) from cause
+    return hashlib.sha256(der).hexdigest()
+
+
+def _tls(server: remotes.Server, timeout: float | None) -> socket.socket:
+    import hashlib
+    import ssl
+
+    expected = _pinned(server)
+    context = _tls_context(server.certificate, server.key)
+    where = f"cannot reach Incus at {clean(server.url)}"
+    try:
+        plain = socket.create_connection((server.host, server.port), timeout)
+    except (OSError, UnicodeError) as cause:
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+        raise errors.Unreachable(
+            f"{where}: {clean(reason)}", hint="is the server up, and its core.https_address set?"
+        ) from cause
+    try:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # No server_hostname: the server is known by its certificate's digest, not by a name.
+        sock = context.wrap_socket(plain)
+    except (OSError, ssl.SSLError) as cause:
+        plain.close()
+        reason = getattr(cause, "reason", None) or cause.strerror or str(cause)
+        raise errors.Unreachable(
+            f"{where}: TLS 1.3 could not be agreed ({clean(reason)})"
+        ) from cause
+    except BaseException:
+        plain.close()
+        raise
+    shown = hashlib.sha256(sock.getpeercert(binary_form=True) or b"").hexdigest()
+    if shown != expected:
+        sock.close()
+        name = clean(server.name)
+        raise errors.Untrusted(
+            f"cannot trust {name} ({clean(server.url)}): it shows another certificate than the pinned one",
+            details=(f"pinned: {expected}", f"shown:  {shown}"),
+            hint="if the server was set up anew, pin its certificate again: "
+            f"`incus remote remove {name}; incus remote add {name} {clean(server.url)}`;"
+            " if it was not, somebody stands in between",
+        )
+    return sock
+
+
+# --- requests ------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _pool_class() -> Callable[[remotes.Server], urllib3.HTTPConnectionPool]:
+    """requests-unixsocket's connection pool, one per server, with our timeouts and our way to connect."""
+    from requests_unixsocket import adapters
+
+    class Connection(adapters.UnixHTTPConnection):  # pyright: ignore[reportUntypedBaseClass]
+        """One keep-alive connection, over a unix socket or over pinned TLS."""
+
+        def __init__(self, server: remotes.Server) -> None:
+            super().__init__("", int(CONNECT_TIMEOUT))
+            self.server = server
+
+        def connect(self) -> None:
+            limit: object = self.timeout
+            self.sock = connected(
+                self.server, limit if isinstance(limit, float) else CONNECT_TIMEOUT
+            )
+
+    class Pool(adapters.UnixHTTPConnectionPool):  # pyright: ignore[reportUntypedBaseClass]
+        """The connections of one thread to one server: two when a body is copied from file to file."""
+
+        def __init__(self, server: remotes.Server) -> None:
+            super().__init__("", int(READ_TIMEOUT))
+            self.server = server
+
+        def _new_conn(self) -> Connection:
+            return Connection(self.server)
+
+    return cast("Callable[[remotes.Server], urllib3.HTTPConnectionPool]", Pool)
+
+
+class Transport:
+    """Requests to one server; safe to share between threads, each thread has its own connections.
+
+    `on_request(method, target, seconds)` is called after each answer, for counting and for --debug.
+    """
+
+    def __init__(self, server: remotes.Server) -> None:
+        self.server = server
+        self.on_request: Hook | None = None
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._pools: list[urllib3.HTTPConnectionPool] = []
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Body | None = None,
+        timeout: float = READ_TIMEOUT,
+        limit: int = BODY_LIMIT,
+        doing: str = "",
+    ) -> Answer:
+        """One request and its whole answer, whatever its status.
+
+        `path` is quoted already, `query` is not. `timeout` in seconds is that of connecting (at most 5) and
+        of each silence of the server. Raises Unreachable when nothing was sent, TimedOut when the answer
+        was lost, OperationFailed when it is over `limit` bytes.
+        """
+        with self.stream(
+            method,
+            path,
+            query=query,
+            headers=headers,
+            body=body,
+            timeout=timeout,
+            limit=limit,
+            doing=doing,
+        ) as stream:
+            content = b"".join(stream.chunks)
+            return Answer(status=stream.answer.status, headers=stream.answer.headers, body=content)
+
+    @contextlib.contextmanager
+    def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Body | None = None,
+        timeout: float = READ_TIMEOUT,
+        limit: int | None = None,
+        doing: str = "",
+    ) -> Generator[Stream]:
+        """As `request`, with the body read by the caller inside the `with`; `limit` None means unbounded."""
+        target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
+        doing = doing or phrase(method, path)
+        began = time.monotonic()
+        response = self._send(
+            method, target, headers=headers, body=body, timeout=timeout, doing=doing
+        )
+        answer = Answer(
+            status=response.status,
+            headers={name.lower(): value for name, value in response.headers.items()},
+        )
+        whole = False
+        try:
+            yield Stream(answer=answer, chunks=_chunks(response, limit, doing))
+            whole = True
+        finally:
+            if not whole:
+                response.close()
+            response.release_conn()
+            if self.on_request is not None:
+                self.on_request(method, target, time.monotonic() - began)
+
+    def socket(self, timeout: float | None = CONNECT_TIMEOUT) -> socket.socket:
+        """A connected (and, over HTTPS, pinned) socket of the caller's own, for a websocket."""
+        return connected(self.server, timeout)
+
+    def close(self) -> None:
+        """Close the connections of all threads. The transport may be used again afterwards."""
+        with self._lock:
+            pools, self._pools = self._pools, []
+            self._local = threading.local()
+        for pool in pools:
+            pool.close()
+
+    def _pool(self) -> urllib3.HTTPConnectionPool:
+        found: urllib3.HTTPConnectionPool | None = getattr(self._local, "pool", None)
+        if found is None:
+            found = _pool_class()(self.server)
+            self._local.pool = found
+            with self._lock:
+                self._pools.append(found)
+        return found
+
+    def _send(
+        self,
+        method: str,
+        target: str,
+        *,
+        headers: Mapping[str, str] | None,
+        body: Body | None,
+        timeout: float,
+        doing: str,
+    ) -> urllib3.BaseHTTPResponse:
+        pool = self._pool()
+        import urllib3
+
+        sent = {"Host": "incus", "User-Agent": "ic", "Accept-Encoding": "identity"}
+        if headers:
+            sent.update(headers)
+        if isinstance(body, bytes):
+            sent["Content-Length"] = str(len(body))
+        try:
+            return pool.urlopen(
+                method,
+                target,
+                body=body,
+                headers=sent,
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                preload_content=False,
+                decode_content=False,
+                chunked=body is not None and not isinstance(body, bytes),
+                timeout=urllib3.Timeout(connect=min(timeout, CONNECT_TIMEOUT), read=timeout),
+            )
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as cause:
+            raise _lost(doing, cause) from cause
+
+
+def _lost(doing: str, cause: BaseException) -> errors.TimedOut:
+    """The error for an answer that did not come, whole: what the server did is not known."""
+    import urllib3
+
+    if isinstance(cause, (urllib3.exceptions.TimeoutError, TimeoutError)):
+        return errors.TimedOut(
+            f"cannot {doing}: the server did not answer in time",
+            hint="what it did is not known; run the same command again",
+        )
+    return errors.TimedOut(
+        f"cannot {doing}: the connection broke before the answer was complete",
+        hint="the server may have been restarted; run the same command again",
+        code="E_BROKEN",
+    )
+
+
+def _chunks(response: urllib3.BaseHTTPResponse, limit: int | None, doing: str) -> Generator[bytes]:
+    """The body in pieces, at most `limit` bytes of it."""
+    import urllib3
+
+    total = 0
+    try:
+        while piece := response.read(CHUNK, decode_content=False):
+            total += len(piece)
+            if limit is not None and total > limit:
+                raise errors.OperationFailed(f"cannot {doing}: the answer is over {limit} bytes")
+            yield piece
+    except (urllib3.exceptions.HTTPError, OSError, ValueError) as cause:
+        raise _lost(doing, cause) from cause
+
+
+def connect(server: remotes.Server) -> Transport:
+    """A transport to a server; nothing is sent yet."""
+    return Transport(server)
