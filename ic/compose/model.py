@@ -8,7 +8,34 @@ from __future__ import annotations
 import msgspec
 
 from ic import errors
-from ic.fields import image, lifecycle, networking, placement, process, storage
+from ic.fields import image, lifecycle, limits, networking, placement, process, storage, tree
+
+SECTIONS = (image, process, networking, storage, lifecycle, placement, limits)
+SERVICE_KEYS: frozenset[str] = frozenset().union(*(one.KEYS for one in SECTIONS))
+SERVICE_PENDING: frozenset[str] = frozenset().union(*(one.PENDING for one in SECTIONS))
+
+TOP_KEYS = frozenset({"version", "name", "services", "networks", "volumes"})
+TOP_PENDING = frozenset({"configs", "include", "models", "secrets"})
+NETWORK_KEYS = frozenset({"name", "external", "driver", "labels", "ipam", "internal"})
+NETWORK_PENDING = frozenset({"attachable", "driver_opts", "enable_ipv4", "enable_ipv6"})
+VOLUME_KEYS = frozenset({"name", "external", "driver", "labels"})
+VOLUME_PENDING = frozenset({"driver_opts"})
+
+
+def merge_rules() -> tree.Rules:
+    """The merge rules of all keys by path, `*` standing for any name."""
+    rules: tree.Rules = {
+        ("networks", "*", "labels"): tree.PAIRS,
+        ("volumes", "*", "labels"): tree.PAIRS,
+        ("networks", "*", "ipam", "config"): tree.Rule(tree.by_subnet),
+    }
+    for one in SECTIONS:
+        for key, rule in one.KEYS.items():
+            if rule is not None:
+                rules["services", "*", key] = rule
+        for path, rule in one.BELOW.items():
+            rules[("services", "*", *path)] = rule
+    return rules
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +58,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     external: bool = False
     driver: str = ""
+    ipam_driver: str = ""
     internal: bool = False
     subnet: str | None = None  # CIDR, IPv4
     gateway: str | None = None

@@ -5,13 +5,17 @@ Compose Specification, section Services. Pure.
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 
-from ic import names
+from ic import names, units
 from ic.fields import section as contribution
-from ic.resources import kind
+from ic.fields import tree
+
+if TYPE_CHECKING:
+    from ic.resources import kind
 
 Condition = Literal["service_started", "service_completed_successfully"]
 
@@ -32,6 +36,146 @@ class Lifecycle(msgspec.Struct, frozen=True, kw_only=True):
     stop_signal: str | None = None
     stop_grace_period: int | None = None
     profiles: tuple[str, ...] = ()
+
+
+# --- reading half ---------------------------------------------------------------------------------------
+_STARTED: dict[str, tree.Scalar] = {"condition": "service_started", "required": True}
+
+
+def _as_dependencies(node: tree.Node) -> tree.Node:
+    return tree.as_mapping(node, _STARTED)
+
+
+KEYS: dict[str, tree.Rule | None] = {
+    "depends_on": tree.Rule(_as_dependencies),
+    "restart": None,
+    "stop_signal": None,
+    "stop_grace_period": None,
+    "profiles": None,
+}
+BELOW: tree.Rules = {}
+PENDING = frozenset({"extends", "healthcheck", "init", "post_start", "pre_stop"})
+
+_CONDITIONS = ("service_started", "service_completed_successfully")
+_RESTARTS = ("no", "always", "unless-stopped", "on-failure")
+_RETRIES = re.compile(r"on-failure:\d{1,6}", re.ASCII)
+_SIGNALS = frozenset(
+    [
+        "HUP",
+        "INT",
+        "QUIT",
+        "ILL",
+        "TRAP",
+        "ABRT",
+        "IOT",
+        "BUS",
+        "FPE",
+        "KILL",
+        "USR1",
+        "SEGV",
+        "USR2",
+        "PIPE",
+        "ALRM",
+        "TERM",
+        "STKFLT",
+        "CHLD",
+        "CLD",
+        "CONT",
+        "STOP",
+        "TSTP",
+        "TTIN",
+        "TTOU",
+        "URG",
+        "XCPU",
+        "XFSZ",
+        "VTALRM",
+        "PROF",
+        "WINCH",
+        "IO",
+        "POLL",
+        "PWR",
+        "SYS",
+        "UNUSED",
+        "RTMIN",
+        "RTMAX",
+    ]
+)
+_REAL_TIME = re.compile(r"RT(MIN\+|MAX-)\d{1,2}", re.ASCII)
+
+
+def normalize(service: tree.Node, where: str, report: tree.Report) -> Lifecycle:
+    """Read the section from a service's merged mapping."""
+    return Lifecycle(
+        depends_on=_dependencies(service.child("depends_on"), f"{where}.depends_on", report),
+        restart=_restart(service.child("restart"), f"{where}.restart", report),
+        stop_signal=_stop_signal(service.child("stop_signal"), f"{where}.stop_signal", report),
+        stop_grace_period=_grace(
+            service.child("stop_grace_period"), f"{where}.stop_grace_period", report
+        ),
+        profiles=tree.strings(service.child("profiles"), f"{where}.profiles", report),
+    )
+
+
+def _dependencies(node: tree.Node | None, where: str, report: tree.Report) -> dict[str, Dependency]:
+    found: dict[str, Dependency] = {}
+    given = _as_dependencies(node) if node is not None else None
+    for name, one in tree.entries(given, where, report).items():
+        label = f"{where}.{name}"
+        if not isinstance(one.data, dict):
+            tree.wrong_type(one, label, report, "a mapping with a condition")
+            continue
+        tree.check_keys(one, label, report, ("condition", "required", "restart"))
+        if one.child("condition") is None:
+            report.error(
+                tree.VALUE,
+                f"{label} has no condition",
+                one.position,
+                "add condition: service_started",
+            )
+        condition = tree.word(
+            one.child("condition"), f"{label}.condition", report, _CONDITIONS, ("service_healthy",)
+        )
+        found[name] = Dependency(
+            condition=cast("Condition", condition or "service_started"),
+            required=tree.boolean(one.child("required"), f"{label}.required", report, default=True),
+            restart=tree.boolean(one.child("restart"), f"{label}.restart", report),
+        )
+    return found
+
+
+def _restart(node: tree.Node | None, where: str, report: tree.Report) -> str | None:
+    value = tree.text(node, where, report)
+    if node is None or not value or _RETRIES.fullmatch(value):
+        return value
+    return tree.word(node, where, report, _RESTARTS)
+
+
+def _stop_signal(node: tree.Node | None, where: str, report: tree.Report) -> str | None:
+    value = tree.text(node, where, report)
+    if node is None or not value:
+        return value
+    name = value.upper().removeprefix("SIG")
+    number = int(name) if name.isdecimal() and len(name) < 4 else 0
+    if name in _SIGNALS or 1 <= number <= 64 or _REAL_TIME.fullmatch(name):
+        return value
+    report.error(
+        tree.VALUE,
+        f"{where}: {value!r} is not a signal",
+        node.position,
+        tree.nearest_hint(value.upper(), [f"SIG{one}" for one in sorted(_SIGNALS)]),
+    )
+    return None
+
+
+def _grace(node: tree.Node | None, where: str, report: tree.Report) -> int | None:
+    value = tree.text(node, where, report)
+    if node is None or value is None:
+        return None
+    try:
+        return units.duration_ms(value)
+    except ValueError as problem:
+        report.error(tree.VALUE, f"{where}: {problem}", node.position)
+        return None
 
 
 # --- mapping half ---------------------------------------------------------------------------------------

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
 
+from ic import units
 from ic.fields import section as contribution
+from ic.fields import tree
 from ic.resources import kind
 
 Protocol = Literal["tcp", "udp"]
@@ -22,7 +25,8 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
 class Port(msgspec.Struct, frozen=True, kw_only=True):
     """One published port after ranges are spread out. `published` is None for an ephemeral one.
 
-    `published_end` is set only when one target may take any of a range of host ports.
+    `published_end` is set only when one target may take any of a range of host ports. `mode`, `name` and
+    `app_protocol` say nothing to one host, as with docker compose; they are kept for `ic config`.
     """
 
     target: int
@@ -30,6 +34,9 @@ class Port(msgspec.Struct, frozen=True, kw_only=True):
     published_end: int | None = None
     protocol: Protocol = "tcp"
     host_ip: str = ""
+    mode: str = "ingress"
+    name: str = ""
+    app_protocol: str = ""
 
 
 class Networking(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +46,212 @@ class Networking(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[Port, ...] = ()
     expose: tuple[str, ...] = ()
     hostname: str | None = None
+
+
+# --- reading half ---------------------------------------------------------------------------------------
+KEYS: dict[str, tree.Rule | None] = {
+    "networks": tree.MAPPING,
+    "ports": None,
+    "expose": None,
+    "hostname": None,
+}
+BELOW: tree.Rules = {}
+PENDING = frozenset(
+    {
+        "dns", "dns_opt", "dns_search", "domainname", "external_links", "extra_hosts", "links",
+        "mac_address", "network_mode",
+    }
+)  # fmt: skip
+
+_ATTACHMENT_PENDING = frozenset(
+    {
+        "driver_opts", "gw_priority", "interface_name", "ipv6_address", "link_local_ips",
+        "mac_address", "priority",
+    }
+)  # fmt: skip
+_PORT_KEYS = ("name", "mode", "host_ip", "target", "published", "protocol", "app_protocol")
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?")
+
+
+def normalize(service: tree.Node, where: str, report: tree.Report) -> Networking:
+    """Read the section from a service's merged mapping."""
+    host_node = service.child("hostname")
+    host = tree.text(host_node, f"{where}.hostname", report)
+    if host_node is not None and host and _HOST_NAME.fullmatch(host) is None:
+        report.error(
+            tree.VALUE, f"{where}.hostname: {host!r} is not a host name", host_node.position
+        )
+    return Networking(
+        networks=_attachments(service.child("networks"), f"{where}.networks", report),
+        ports=tuple(port for port, _ in read_ports(service.child("ports"), where, report)),
+        expose=_expose(service.child("expose"), f"{where}.expose", report),
+        hostname=host or None,
+    )
+
+
+def _attachments(node: tree.Node | None, where: str, report: tree.Report) -> dict[str, Attachment]:
+    given = tree.as_mapping(node) if node is not None else None
+    found: dict[str, Attachment] = {}
+    for name, one in tree.entries(given, where, report).items():
+        label = f"{where}.{name}"
+        tree.entries(one, label, report)
+        tree.check_keys(one, label, report, ("aliases", "ipv4_address"), _ATTACHMENT_PENDING)
+        address = one.child("ipv4_address")
+        found[name] = Attachment(
+            aliases=tree.strings(one.child("aliases"), f"{label}.aliases", report),
+            ipv4_address=_ipv4(address, f"{label}.ipv4_address", report),
+        )
+    return found or {"default": Attachment()}
+
+
+def _ipv4(node: tree.Node | None, where: str, report: tree.Report) -> str | None:
+    value = tree.text(node, where, report)
+    if node is None or not value:
+        return None
+    if units.ipv4(value) is None:
+        report.error(tree.VALUE, f"{where}: {value!r} is not an IPv4 address", node.position)
+        return None
+    return value
+
+
+def _expose(node: tree.Node | None, where: str, report: tree.Report) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for index, item in enumerate(tree.items(node, where, report)):
+        value = tree.scalar_text(item, f"{where}[{index}]", report) or ""
+        try:
+            units.port_range(value.partition("/")[0])
+        except ValueError as problem:
+            report.error(tree.VALUE, f"{where}[{index}]: {problem}", item.position)
+            continue
+        found[value] = None
+    return tuple(found)
+
+
+def read_ports(
+    service_ports: tree.Node | None, where: str, report: tree.Report
+) -> list[tuple[Port, tree.Node]]:
+    """The ports of a service, ranges spread out, each with the node it was written in.
+
+    A port given twice counts once, the later one (as when files are merged).
+    """
+    found: dict[tuple[str, str, int, str], tuple[Port, tree.Node]] = {}
+    for index, node in enumerate(tree.items(service_ports, f"{where}.ports", report)):
+        label = f"{where}.ports[{index}]"
+        for port in _port(node, label, report):
+            published = f"{port.published}-{port.published_end}"
+            found[port.host_ip or "0.0.0.0", published, port.target, port.protocol] = (port, node)  # noqa: S104
+    return list(found.values())
+
+
+def _port(node: tree.Node, where: str, report: tree.Report) -> list[Port]:
+    if isinstance(node.data, dict):
+        port = _long_port(node, where, report)
+        return [] if port is None else [port]
+    if isinstance(node.data, (list, bool)) or node.data is None:
+        tree.wrong_type(node, where, report, "a port like 8080:80, or a mapping")
+        return []
+    text = node.data if isinstance(node.data, str) else units.number_text(node.data)
+    try:
+        return parse_ports(text)
+    except ValueError as problem:
+        report.error(tree.VALUE, f"{where}: {problem}", node.position)
+        return []
+
+
+def parse_ports(text: str) -> list[Port]:
+    """The short form `[HOST_IP:][PUBLISHED:]TARGET[/PROTOCOL]`, ranges spread out. Raises ValueError.
+
+    A range of host ports for one target is one port that takes any of the range.
+    """
+    spec, slash, protocol = text.partition("/")
+    if not spec or (slash and not protocol):
+        raise ValueError(f"{text!r} names no port")
+    kind_ = _protocol(protocol.lower() or "tcp")
+    rest, _, target_text = spec.rpartition(":")
+    host_ip, _, published_text = rest.rpartition(":")
+    host_ip = _host_ip(host_ip, text)
+    if not target_text:
+        raise ValueError(f"{text!r} names no port of the service")
+    first, last = units.port_range(target_text)
+    if first == 0:
+        raise ValueError(f"{text!r}: a service cannot listen on port 0")
+    if not published_text:
+        ports = [
+            Port(target=one, protocol=kind_, host_ip=host_ip) for one in range(first, last + 1)
+        ]
+    else:
+        begin, end = units.port_range(published_text)
+        if first == last and begin != end:
+            return [_any_of(first, begin, end, kind_, host_ip)]
+        if end - begin != last - first:
+            raise ValueError(f"{text!r}: the two ranges of ports differ in length")
+        ports = [
+            _any_of(first + step, begin + step, begin + step, kind_, host_ip)
+            for step in range(last - first + 1)
+        ]
+    # docker compose sorts the ports of a range as text.
+    return sorted(ports, key=lambda port: f"{port.target}/{port.protocol}")
+
+
+def _any_of(target: int, begin: int, end: int, protocol: Protocol, host_ip: str) -> Port:
+    """A port published on one of a range; port 0 leaves the choice to the host."""
+    return Port(
+        target=target,
+        published=begin or None,
+        published_end=end if end != begin else None,
+        protocol=protocol,
+        host_ip=host_ip,
+    )
+
+
+def _protocol(text: str) -> Protocol:
+    if text == "tcp" or text == "udp":
+        return text
+    if text == "sctp":
+        raise ValueError("the protocol sctp is not supported; tcp and udp are")
+    raise ValueError(f"{text!r} is not a protocol; tcp and udp are")
+
+
+def _host_ip(text: str, whole: str) -> str:
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    if text and not units.is_address(text):
+        raise ValueError(f"{whole!r}: {text!r} is not an IP address")
+    return text
+
+
+def _long_port(node: tree.Node, where: str, report: tree.Report) -> Port | None:
+    tree.check_keys(node, where, report, _PORT_KEYS)
+    target = tree.integer(node.child("target"), f"{where}.target", report)
+    if target is None:
+        if not node.child("target"):
+            report.error(tree.VALUE, f"{where} names no target port", node.position)
+        return None
+    published_node = node.child("published")
+    published = ""
+    if published_node is not None:
+        if isinstance(published_node.data, (str, int)) and not isinstance(
+            published_node.data, bool
+        ):
+            published = str(published_node.data)
+        else:
+            tree.wrong_type(published_node, f"{where}.published", report, "a port")
+    try:
+        if not 1 <= target <= units.PORT_LIMIT:
+            raise ValueError(f"{target} is not a port of a service (1 to {units.PORT_LIMIT})")
+        begin, end = units.port_range(published) if published else (0, 0)
+        host_ip = tree.text(node.child("host_ip"), f"{where}.host_ip", report) or ""
+        protocol = tree.text(node.child("protocol"), f"{where}.protocol", report) or "tcp"
+        port = _any_of(target, begin, end, _protocol(protocol), _host_ip(host_ip, host_ip))
+    except ValueError as problem:
+        report.error(tree.VALUE, f"{where}: {problem}", node.position)
+        return None
+    return msgspec.structs.replace(
+        port,
+        name=tree.text(node.child("name"), f"{where}.name", report) or "",
+        mode=tree.text(node.child("mode"), f"{where}.mode", report) or "ingress",
+        app_protocol=tree.text(node.child("app_protocol"), f"{where}.app_protocol", report) or "",
+    )
 
 
 # --- mapping half ---------------------------------------------------------------------------------------

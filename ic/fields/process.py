@@ -5,28 +5,222 @@ Compose Specification, section Services. Pure.
 
 from __future__ import annotations
 
+import posixpath
 import shlex
+from collections.abc import Mapping
 
 import msgspec
 
 from ic import errors, names
 from ic.fields import section as contribution
+from ic.fields import tree
 from ic.resources import image as image_kind
 from ic.resources import kind
+
+
+class EnvFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of `env_file`: an absolute path."""
+
+    path: str
+    required: bool = True
+    raw: bool = False
+    position: errors.Position | None = None
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
     """The process section.
 
     `command` and `entrypoint`: None means the image's own, an empty tuple means none. `environment` is the
-    final one (env_file and the process environment applied); a None value unsets nothing and is left out.
+    final one (env_file and the process environment applied); names that have no value anywhere stand in
+    `unresolved` and are not set. `env_files` are those of the file; their variables are in `environment`.
     """
 
     command: tuple[str, ...] | None = None
     entrypoint: tuple[str, ...] | None = None
     environment: dict[str, str] = {}
+    unresolved: tuple[str, ...] = ()
+    env_files: tuple[EnvFile, ...] = ()
     user: str | None = None
     working_dir: str | None = None
+
+
+# --- reading half ---------------------------------------------------------------------------------------
+KEYS: dict[str, tree.Rule | None] = {
+    "command": tree.REPLACE,
+    "entrypoint": tree.REPLACE,
+    "environment": tree.PAIRS,
+    "env_file": tree.LIST,
+    "user": None,
+    "working_dir": None,
+}
+BELOW: tree.Rules = {}
+PENDING = frozenset({"group_add", "stdin_open", "tty"})
+
+_NO_VARIABLES: dict[str, str] = {}
+
+
+def normalize(
+    service: tree.Node,
+    where: str,
+    report: tree.Report,
+    *,
+    env: Mapping[str, str] = _NO_VARIABLES,
+    root: str = "/",
+    home: str = "",
+) -> Process:
+    """Read the section from a service's merged mapping.
+
+    `env` gives variables without a value theirs; `root` is the directory that env files stand in. The files
+    themselves are read by the loader and joined by `with_env_files`. `home` is what `~` means.
+    """
+    given = tree.pairs(service.child("environment"), f"{where}.environment", report)
+    for name in given:
+        if not name or name != name.rstrip():
+            node = service.child("environment")
+            report.error(
+                tree.VALUE,
+                f"{where}.environment: {name!r} is not the name of a variable",
+                node.position if node else None,
+            )
+    environment: dict[str, str] = {}
+    unresolved: list[str] = []
+    for name, value in given.items():
+        resolved = env.get(name) if value is None else value
+        if resolved is None:
+            unresolved.append(name)
+        else:
+            environment[name] = resolved
+    return Process(
+        command=_words(service.child("command"), f"{where}.command", report),
+        entrypoint=_words(service.child("entrypoint"), f"{where}.entrypoint", report),
+        environment=environment,
+        unresolved=tuple(sorted(unresolved)),
+        env_files=_env_files(service.child("env_file"), f"{where}.env_file", report, root, home),
+        user=tree.text(service.child("user"), f"{where}.user", report) or None,
+        working_dir=tree.text(service.child("working_dir"), f"{where}.working_dir", report) or None,
+    )
+
+
+def with_env_files(section: Process, from_files: Mapping[str, str]) -> Process:
+    """The section with the variables of its env files below its own."""
+    own = {*section.environment, *section.unresolved}
+    below = {name: value for name, value in from_files.items() if name not in own}
+    return msgspec.structs.replace(section, environment={**below, **section.environment})
+
+
+def _words(node: tree.Node | None, where: str, report: tree.Report) -> tuple[str, ...] | None:
+    if node is None or node.data is None:
+        return None
+    if isinstance(node.data, str):
+        try:
+            words, rest = split_words(node.data)
+        except ValueError as problem:
+            report.error(tree.VALUE, f"{where}: {problem}", node.position)
+            return ()
+        if rest:
+            report.warn(
+                "W_COMMAND",
+                f"{where}: everything from {rest[:20]!r} on is left out, as docker compose does; "
+                "there is no shell",
+                node.position,
+            )
+        return tuple(words)
+    found: list[str] = []
+    for index, item in enumerate(tree.items(node, where, report)):
+        value = tree.text(item, f"{where}[{index}]", report)
+        if value is None and item.data is None:
+            tree.wrong_type(item, f"{where}[{index}]", report, "text")
+        found.append(value or "")
+    return tuple(found)
+
+
+def split_words(text: str) -> tuple[list[str], str]:
+    """A command line as docker compose splits it: quotes and backslashes as in a shell, nothing expanded.
+
+    Backquotes and `$(...)` hold their words together. The line ends at an unquoted `; & | < >`; what is
+    left of it is returned too. Raises ValueError.
+    """
+    words: list[str] = []
+    word = ""
+    begun = False
+    quote = ""  # one of ' " ` and ( for $(...)
+    at = 0
+    while at < len(text):
+        one = text[at]
+        if one == "\\" and quote != "'":
+            at += 1
+            if at == len(text):
+                raise ValueError("the command line ends in a backslash")
+            word += text[at]
+            begun = True
+        elif quote in ("'", '"'):
+            if one == quote:
+                quote = ""
+            else:
+                word += one
+        elif quote:
+            word += one
+            if one == (")" if quote == "(" else "`"):
+                quote = ""
+        elif one in "'\"":
+            quote = one
+            begun = True
+        elif one == "`" or (one == "(" and word.endswith("$")):
+            quote = one
+            word += one
+            begun = True
+        elif one in "()":
+            raise ValueError(f"the command line has a stray {one!r}")
+        elif one in " \t\r\n":
+            if begun:
+                words.append(word)
+            word, begun = "", False
+        elif one in ";&|<>":
+            if one == ">" and word[:1].isdecimal():
+                begun = False
+            break
+        else:
+            word += one
+            begun = True
+        at += 1
+    if quote:
+        raise ValueError("the command line has a quote that is never closed")
+    if begun:
+        words.append(word)
+    return words, text[at:]
+
+
+def _env_files(
+    node: tree.Node | None, where: str, report: tree.Report, root: str, home: str
+) -> tuple[EnvFile, ...]:
+    found: dict[str, EnvFile] = {}
+    given = tree.as_list(node) if node is not None else None
+    for index, item in enumerate(tree.items(given, where, report)):
+        label = f"{where}[{index}]"
+        one = item
+        if isinstance(item.data, dict):
+            tree.check_keys(item, label, report, ("path", "required", "format"))
+            path = item.child("path")
+            if path is None:
+                report.error(tree.VALUE, f"{label} has no path", item.position)
+                continue
+            one = path
+        path_text = tree.text(one, label, report)
+        if not path_text:
+            continue
+        if path_text == "~" or path_text.startswith("~/"):
+            path_text = home + path_text[1:]
+        path_text = posixpath.normpath(posixpath.join(root, path_text))
+        format_ = tree.word(item.child("format"), f"{label}.format", report, ("raw",))
+        found[path_text] = EnvFile(
+            path=path_text,
+            required=tree.boolean(
+                item.child("required"), f"{label}.required", report, default=True
+            ),
+            raw=format_ == "raw",
+            position=one.position,
+        )
+    return tuple(found.values())
 
 
 # --- mapping half ---------------------------------------------------------------------------------------

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import posixpath
+import re
+from typing import Literal, cast
 
 import msgspec
 
-from ic import names
+from ic import names, units
 from ic.fields import section as contribution
+from ic.fields import tree
 from ic.resources import image as image_kind
 from ic.resources import kind
 
@@ -16,7 +19,7 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
     """One mount in long form.
 
     A `volume` with an empty source is anonymous. `size` and `mode` belong to tmpfs (bytes, permission
-    bits). `create_host_path` is true for short-form binds, as docker creates a missing directory there.
+    bits); a tmpfs has `short` when it came from the key `tmpfs`: the entry as written. `create_host_path` is true for short-form binds, as docker creates a missing directory there.
     """
 
     type: Literal["volume", "bind", "tmpfs"]
@@ -27,12 +30,255 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
     create_host_path: bool = False
     size: int | None = None
     mode: int | None = None
+    selinux: str = ""
+    short: str = ""
 
 
 class Storage(msgspec.Struct, frozen=True, kw_only=True):
     """The storage section."""
 
     volumes: tuple[Mount, ...] = ()
+
+
+# --- reading half ---------------------------------------------------------------------------------------
+KEYS: dict[str, tree.Rule | None] = {"volumes": None, "tmpfs": tree.LIST}
+BELOW: tree.Rules = {}
+PENDING = frozenset({"configs", "secrets", "storage_opt", "volumes_from"})
+
+_TYPES = ("volume", "bind", "tmpfs")
+_PENDING_TYPES = ("cluster", "image", "npipe")
+_MOUNT_KEYS = ("type", "source", "target", "read_only", "consistency", "bind", "volume", "tmpfs")
+_PROPAGATIONS = frozenset({"private", "rprivate", "rshared", "rslave", "shared", "slave"})
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+
+
+def normalize(
+    service: tree.Node, where: str, report: tree.Report, *, root: str = "/", home: str = ""
+) -> Storage:
+    """Read the section from a service's merged mapping.
+
+    `root` is the directory that relative sources of binds stand in, `home` what `~` means.
+    """
+    mounts = read_mounts(service, where, report)
+    seen: dict[str, tree.Node] = {}
+    for mount, node in mounts:
+        first = seen.setdefault(mount.target, node)
+        if first is not node:
+            report.error(
+                tree.CONFLICT,
+                f"{where}: {mount.target} is mounted twice; first at {first.position}",
+                node.position,
+            )
+    return Storage(volumes=tuple(_rooted(mount, root, home) for mount, _ in mounts))
+
+
+def _rooted(mount: Mount, root: str, home: str) -> Mount:
+    if mount.type != "bind":
+        return mount
+    source = mount.source
+    if source == "~" or source.startswith("~/"):
+        source = home + source[1:]
+    if not source.startswith("/"):
+        source = posixpath.normpath(posixpath.join(root, source))
+    return msgspec.structs.replace(mount, source=source)
+
+
+def read_mounts(
+    service: tree.Node, where: str, report: tree.Report
+) -> list[tuple[Mount, tree.Node]]:
+    """The mounts of a service, `volumes` before `tmpfs`, each with the node it was written in.
+
+    A target given twice in `volumes` counts once, the later one (as when files are merged).
+    """
+    found: dict[str, tuple[Mount, tree.Node]] = {}
+    label = f"{where}.volumes"
+    for index, node in enumerate(tree.items(service.child("volumes"), label, report)):
+        mount = _mount(node, f"{label}[{index}]", report)
+        if mount is not None:
+            found[mount.target] = (mount, node)
+    mounts = list(found.values())
+    tmpfs = service.child("tmpfs")
+    listed = tree.items(tree.as_list(tmpfs) if tmpfs else None, f"{where}.tmpfs", report)
+    given: dict[str, tuple[Mount, tree.Node]] = {}
+    for index, node in enumerate(listed):
+        mount = _tmpfs_entry(node, f"{where}.tmpfs[{index}]", report)
+        if mount is not None:
+            given[mount.short] = (mount, node)
+    return mounts + list(given.values())
+
+
+def _mount(node: tree.Node, where: str, report: tree.Report) -> Mount | None:
+    if isinstance(node.data, dict):
+        return _long_mount(node, where, report)
+    spec = tree.text(node, where, report)
+    if spec is None:
+        if node.data is None:
+            tree.wrong_type(node, where, report, "a volume like data:/data, or a mapping")
+        return None
+    try:
+        return parse_mount(spec)
+    except ValueError as problem:
+        report.error(tree.VALUE, f"{where}: {problem}", node.position)
+    except NotImplementedError as pending:
+        tree.unsupported(f"{where}: {pending}", node.position, report)
+    return None
+
+
+def parse_mount(spec: str) -> Mount:
+    """The short form `[SOURCE:]TARGET[:OPTION,...]`.
+
+    Raises ValueError, and NotImplementedError (with what it is) for options without a mapping yet.
+    """
+    if _DRIVE.match(spec):
+        raise ValueError(f"{spec!r} is a Windows path; this host has none")
+    parts = spec.split(":")
+    if "" in parts:
+        raise ValueError(f"{spec!r} has an empty part" if spec else "the volume is empty")
+    if len(parts) > 3:
+        raise ValueError(f"{spec!r} has too many colons")
+    if len(parts) == 1:
+        return Mount(type="volume", target=_target(parts[0]))
+    source, target = parts[0], _target(parts[1])
+    read_only = nocopy = False
+    selinux = ""
+    for option in parts[2].split(",") if len(parts) == 3 else ():
+        if option in ("ro", "rw"):
+            read_only = option == "ro"
+        elif option == "nocopy":
+            nocopy = True
+        elif option in ("z", "Z"):
+            selinux = option
+        elif option in _PROPAGATIONS:
+            raise NotImplementedError(f"the option {option!r}")
+        # docker compose ignores any other option here, and so do files that rely on it (`cached`).
+    if source[0] in "./~":
+        return Mount(
+            type="bind",
+            source=source,
+            target=target,
+            read_only=read_only,
+            selinux=selinux,
+            create_host_path=True,
+        )
+    return Mount(type="volume", source=source, target=target, read_only=read_only, nocopy=nocopy)
+
+
+def _target(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError(f"the target {text!r} is not an absolute path")
+    return "/" + posixpath.normpath(text).lstrip("/")
+
+
+def _long_mount(node: tree.Node, where: str, report: tree.Report) -> Mount | None:
+    tree.check_keys(node, where, report, _MOUNT_KEYS, ("image",))
+    type_ = tree.word(node.child("type"), f"{where}.type", report, _TYPES, _PENDING_TYPES)
+    if type_ is None:
+        if node.child("type") is None:
+            report.error(tree.VALUE, f"{where} has no type", node.position, "add type: volume")
+        return None
+    source = tree.text(node.child("source"), f"{where}.source", report) or ""
+    given = tree.text(node.child("target"), f"{where}.target", report)
+    if not given:
+        report.error(tree.VALUE, f"{where} has no target", node.position)
+        return None
+    try:
+        target = _target(given)
+        if type_ == "bind" and not source:
+            raise ValueError("a bind needs a source")
+        if type_ == "tmpfs" and source:
+            raise ValueError("a tmpfs has no source")
+    except ValueError as problem:
+        report.error(tree.VALUE, f"{where}: {problem}", node.position)
+        return None
+    bind, volume, tmpfs = node.child("bind"), node.child("volume"), node.child("tmpfs")
+    for name, one, known, pending in (
+        ("bind", bind, ("create_host_path", "selinux"), ("propagation", "recursive")),
+        ("volume", volume, ("nocopy",), ("labels", "subpath")),
+        ("tmpfs", tmpfs, ("size", "mode"), ()),
+    ):
+        tree.entries(one, f"{where}.{name}", report)
+        tree.check_keys(one, f"{where}.{name}", report, known, pending)
+    tree.text(node.child("consistency"), f"{where}.consistency", report)
+    none = tree.Node(None, node.position)
+    bind, volume, tmpfs = bind or none, volume or none, tmpfs or none
+    return Mount(
+        type=cast("Literal['volume', 'bind', 'tmpfs']", type_),
+        target=target,
+        source=source,
+        read_only=tree.boolean(node.child("read_only"), f"{where}.read_only", report),
+        nocopy=tree.boolean(volume.child("nocopy"), f"{where}.volume.nocopy", report),
+        create_host_path=tree.boolean(
+            bind.child("create_host_path"), f"{where}.bind.create_host_path", report
+        ),
+        selinux=tree.word(bind.child("selinux"), f"{where}.bind.selinux", report, ("z", "Z")) or "",
+        size=_size(tmpfs.child("size"), f"{where}.tmpfs.size", report),
+        mode=_mode(tmpfs.child("mode"), f"{where}.tmpfs.mode", report),
+    )
+
+
+def _size(node: tree.Node | None, where: str, report: tree.Report) -> int | None:
+    if node is None or node.data is None:
+        return None
+    value = tree.scalar_text(node, where, report)
+    try:
+        return units.size_bytes(value or "")
+    except ValueError as problem:
+        report.error(tree.VALUE, f"{where}: {problem}", node.position)
+        return None
+
+
+def _mode(node: tree.Node | None, where: str, report: tree.Report) -> int | None:
+    if node is None or node.data is None:
+        return None
+    data = node.data
+    if isinstance(data, str) and _OCTAL.fullmatch(data):
+        return int(data, 8)
+    value = tree.integer(node, where, report)
+    if value is not None and not 0 <= value <= 0o7777:
+        report.error(tree.VALUE, f"{where}: {value} is not a file mode", node.position)
+        return None
+    return value
+
+
+_OCTAL = re.compile(r"0?[0-7]{1,4}")
+
+
+def _tmpfs_entry(node: tree.Node, where: str, report: tree.Report) -> Mount | None:
+    spec = tree.text(node, where, report)
+    if not spec:
+        if node.data is None or spec == "":
+            tree.wrong_type(node, where, report, "a path, with options after a colon")
+        return None
+    path, _, options = spec.partition(":")
+    size: int | None = None
+    mode: int | None = None
+    read_only = False
+    try:
+        target = _target(path)
+        for option in filter(None, options.split(",")):
+            name, _, value = option.partition("=")
+            if name == "size":
+                size = None if value == "0" else units.size_bytes(value)
+            elif name == "mode":
+                if not _OCTAL.fullmatch(value):
+                    raise ValueError(f"{value!r} is not a file mode")
+                mode = int(value, 8)
+            elif name in ("ro", "rw"):
+                read_only = name == "ro"
+            elif option in _TMPFS_DEFAULTS:
+                continue
+            else:
+                raise NotImplementedError(f"the option {option!r}")
+    except ValueError as problem:
+        report.error(tree.VALUE, f"{where}: {problem}", node.position)
+        return None
+    except NotImplementedError as pending:
+        tree.unsupported(f"{where}: {pending}", node.position, report)
+        return None
+    return Mount(type="tmpfs", target=target, read_only=read_only, size=size, mode=mode, short=spec)
+
+
+_TMPFS_DEFAULTS = frozenset({"noexec", "nosuid", "nodev", "exec", "suid", "dev"})
 
 
 # --- mapping half ---------------------------------------------------------------------------------------

@@ -1,0 +1,447 @@
+"""YAML text to a tree of nodes that remember file, line and column: the only importer of yaml.
+
+Pure: bytes and a file's name in, one tree per document out; raises ComposeError with every fault found.
+Scalars are resolved as docker compose's YAML library does (`22:22` and `yes` are text, `017` is 15), not
+as PyYAML: its parser's events are used, its composer, resolver and constructors are not.
+Anchors, aliases and merge keys are resolved here, `!reset` and `!override` become marks on nodes,
+duplicate keys are refused.
+
+Limits: 8 MiB of text, 250,000 nodes after aliases are spread out, 128 levels.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from typing import Any
+
+import yaml
+from yaml import parser, reader, scanner
+
+from ic import errors
+from ic.fields import tree
+
+SIZE_LIMIT = 8 * 2**20
+NODE_LIMIT = 250_000
+DEPTH_LIMIT = 128
+
+_TAG_PREFIX = "tag:yaml.org,2002:"
+
+
+class _Events(reader.Reader, scanner.Scanner, parser.Parser):
+    """PyYAML's parser without what follows it."""
+
+    # The escape for a slash belongs to JSON; docker compose's YAML library does not know it.
+    ESCAPE_REPLACEMENTS = {
+        key: value for key, value in scanner.Scanner.ESCAPE_REPLACEMENTS.items() if key != "/"
+    }
+
+    def __init__(self, text: str) -> None:
+        reader.Reader.__init__(self, text)
+        scanner.Scanner.__init__(self)
+        parser.Parser.__init__(self)
+
+
+def parse(content: bytes, file: str, report: tree.Report) -> list[tree.Node]:
+    """The documents of a file. Faults that leave a tree (duplicate keys, unknown tags) go into the report.
+
+    Raises ComposeError where no tree can be made. `file` is the name used in positions.
+    """
+    if len(content) > SIZE_LIMIT:
+        raise _refusal(
+            "E_YAML_LIMIT",
+            f"the file has {len(content)} bytes, at most {SIZE_LIMIT} are read",
+            errors.Position(file, 1, 1),
+        )
+    text = _decode(content, file)
+    try:
+        return _Builder(file, report).documents(_Events(text))
+    except yaml.MarkedYAMLError as problem:
+        mark = problem.problem_mark or problem.context_mark
+        where = errors.Position(file, mark.line + 1, mark.column + 1) if mark else None
+        reason = " ".join(filter(None, (problem.context, problem.problem)))
+        raise _refusal("E_YAML", f"this is not YAML: {reason}", where) from problem
+    except reader.ReaderError as problem:
+        raise _refusal(
+            "E_YAML",
+            f"this is not YAML: the character U+{ord(text[problem.position]):04X} is not allowed",
+            _position_of(text, problem.position, file),
+        ) from problem
+
+
+def _refusal(code: str, summary: str, position: errors.Position | None) -> errors.ComposeError:
+    one = errors.Diagnostic(severity="error", code=code, summary=summary, position=position)
+    return errors.ComposeError(str(one), diagnostics=(one,), code=code)
+
+
+def _position_of(text: str, index: int, file: str) -> errors.Position:
+    start = text.rfind("\n", 0, index) + 1
+    return errors.Position(file, text.count("\n", 0, index) + 1, index - start + 1)
+
+
+def _decode(content: bytes, file: str) -> str:
+    encoding = "utf-8"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    try:
+        return content.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as problem:
+        before = content[: problem.start].decode(encoding, "replace")
+        where = _position_of(before, len(before), file)
+        raise _refusal("E_YAML", f"this is not {encoding.upper()} text", where) from problem
+
+
+# --- scalars ------------------------------------------------------------------------------------------
+
+_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+_WORDS: dict[str, tree.Scalar] = {
+    "true": True, "True": True, "TRUE": True,
+    "false": False, "False": False, "FALSE": False,
+    ".nan": float("nan"), ".NaN": float("nan"), ".NAN": float("nan"),
+}  # fmt: skip
+for _sign, _value in (("", "inf"), ("+", "inf"), ("-", "-inf")):
+    for _word in (".inf", ".Inf", ".INF"):
+        _WORDS[_sign + _word] = float(_value)
+
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_INTEGERS = (
+    (re.compile(r"[-+]?0[xX][0-9a-fA-F]+"), 16),
+    (re.compile(r"[-+]?0[bB][01]+"), 2),
+    (re.compile(r"[-+]?0[oO][0-7]+"), 8),
+    (re.compile(r"[-+]?0[0-7]+"), 8),
+    (re.compile(r"[-+]?(0|[1-9][0-9]*)"), 10),
+)
+_TIMESTAMP = re.compile(
+    r"\d{4}-(\d{1,2})-(\d{1,2})"
+    r"([Tt]\d{1,2}:\d{1,2}:\d{1,2}(\.\d+)?(Z|[-+]\d\d:\d\d)| \d{1,2}:\d{1,2}:\d{1,2}(\.\d+)?)?",
+    re.ASCII,
+)
+_LONGEST_NUMBER = 400
+
+
+def resolve(text: str) -> tree.Scalar:
+    """The value of a plain scalar, as docker compose's YAML library (go-yaml v3) resolves it.
+
+    Raises ValueError for a bare date, which docker compose refuses.
+    """
+    if text in _NULLS:
+        return None
+    first = text[0]
+    if first in "tTfF.+-":
+        if text in _WORDS:
+            return _WORDS[text]
+    elif not "0" <= first <= "9":
+        return text
+    if first in "tTfF" or len(text) > _LONGEST_NUMBER:
+        return text
+    stamp = _TIMESTAMP.fullmatch(text)
+    if stamp and 1 <= int(stamp[1]) <= 12 and 1 <= int(stamp[2]) <= 31:
+        raise ValueError(f"{text} is read as a date; put it in quotes")
+    return _number(text)
+
+
+def _number(text: str) -> tree.Scalar:
+    plain = text.replace("_", "")
+    for pattern, base in _INTEGERS:
+        if pattern.fullmatch(plain):
+            value = int(plain if base != 8 else plain.replace("o", "").replace("O", ""), base)
+            if -(2**63) <= value < 2**64:
+                return value
+    return float(plain) if _FLOAT.fullmatch(plain) else text
+
+
+# --- building -----------------------------------------------------------------------------------------
+
+
+class _Open:
+    """A list or mapping that is being read."""
+
+    __slots__ = ("anchor", "count", "depth", "key", "key_position", "merges", "node")
+
+    def __init__(self, node: tree.Node, anchor: str | None) -> None:
+        self.node = node
+        self.anchor = anchor
+        self.key: str | None = None
+        self.key_position = node.position
+        self.merges: list[tree.Node] | None = None
+        self.count = 1  # nodes in here, with aliases spread out
+        self.depth = 1  # levels in here, likewise
+
+
+class _Builder:
+    """Turns parser events into nodes, without recursion."""
+
+    def __init__(self, file: str, report: tree.Report) -> None:
+        self.file = file
+        self.report = report
+        self.anchors: dict[str, tuple[tree.Node, int, int]] = {}
+        self.stack: list[_Open] = []
+        self.root: tree.Node | None = None
+        self.total = 0
+
+    def documents(self, events: Any) -> list[tree.Node]:
+        """All documents of the stream; one without content is a null node."""
+        found: list[tree.Node] = []
+        take = events.get_event
+        while True:
+            event = take()
+            kind = type(event)
+            if kind is yaml.ScalarEvent:
+                self._scalar(event)
+            elif kind in (yaml.MappingStartEvent, yaml.SequenceStartEvent):
+                self._start(event, is_mapping=kind is yaml.MappingStartEvent)
+            elif kind in (yaml.MappingEndEvent, yaml.SequenceEndEvent):
+                self._end()
+            elif kind is yaml.AliasEvent:
+                self._alias(event)
+            elif kind is yaml.DocumentStartEvent:
+                self._document_start(event)
+            elif kind is yaml.DocumentEndEvent:
+                assert self.root is not None
+                found.append(self.root)
+            elif kind is yaml.StreamEndEvent:
+                return found
+
+    def _position(self, event: Any) -> errors.Position:
+        mark = event.start_mark
+        return errors.Position(self.file, mark.line + 1, mark.column + 1)
+
+    def _document_start(self, event: Any) -> None:
+        if event.version not in (None, (1, 1)):
+            raise _refusal(
+                "E_YAML",
+                "this is not YAML: only the directive %YAML 1.1 is understood",
+                self._position(event),
+            )
+        self.anchors.clear()
+        self.root = None
+
+    def _scalar(self, event: Any) -> None:
+        mark = event.start_mark
+        position = errors.Position(self.file, mark.line + 1, mark.column + 1)
+        value: tree.Scalar = event.value
+        tag: str | None = event.tag
+        top = self.stack[-1] if self.stack else None
+        as_key = top is not None and top.node.keys is not None and top.key is None
+        if tag is None:
+            if event.implicit[0]:
+                if as_key and value == "<<":
+                    assert top is not None
+                    self._merge_key(top, position)
+                    return
+                try:
+                    value = resolve(event.value)
+                except ValueError as problem:
+                    self.report.error("E_YAML_DATE", str(problem), position)
+            elif event.style == '"':
+                self._check_text(event.value, position)
+            mark_of: tree.Mark = ""
+        else:
+            value, mark_of = self._tagged(event, tag, position)
+        if as_key:
+            assert top is not None
+            self._key(top, value, event.value, position)
+            return
+        node = tree.Node(value, position, mark=mark_of)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = (node, 1, 1)
+        self._place(node, 1, 1)
+
+    def _check_text(self, text: str, position: errors.Position) -> None:
+        fault = control_fault(text)
+        if fault:
+            self.report.error(tree.CONTROL, f"the value holds {fault}", position)
+
+    def _tagged(
+        self, event: Any, tag: str, position: errors.Position
+    ) -> tuple[tree.Scalar, tree.Mark]:
+        text: str = event.value
+        if tag in ("!reset", "!override"):
+            value = resolve(text) if event.style is None else text
+            return value, "reset" if tag == "!reset" else "override"
+        if tag == "!" or not tag.startswith(_TAG_PREFIX):
+            if tag != "!":
+                self._ignored_tag(tag, position)
+                return (resolve(text) if event.style is None else text), ""
+            return text, ""
+        return self._typed(tag.removeprefix(_TAG_PREFIX), text, position), ""
+
+    def _ignored_tag(self, tag: str, position: errors.Position) -> None:
+        self.report.warn(
+            "W_YAML_TAG", f"the tag {tag} is not known and ignored", position, once=f"tag {tag}"
+        )
+
+    def _typed(self, name: str, text: str, position: errors.Position) -> tree.Scalar:
+        if name in ("str", "timestamp"):
+            return text
+        if name == "binary":
+            import binascii
+
+            try:
+                return binascii.a2b_base64(text).decode()
+            except ValueError:
+                self.report.error("E_YAML_TAG", "this is not base64 of UTF-8 text", position)
+                return ""
+        wanted = {"int": int, "float": (int, float), "bool": bool, "null": type(None)}.get(name)
+        if wanted is None:
+            self.report.error("E_YAML_TAG", f"the tag !!{name} is not allowed here", position)
+            return text
+        value = resolve(text)
+        if not isinstance(value, wanted):
+            self.report.error("E_YAML_TAG", f"{text!r} cannot be read as !!{name}", position)
+            return text
+        return float(value) if name == "float" and isinstance(value, int) else value
+
+    def _start(self, event: Any, *, is_mapping: bool) -> None:
+        position = self._position(event)
+        top = self.stack[-1] if self.stack else None
+        if top is not None and top.node.keys is not None and top.key is None:
+            raise _refusal("E_YAML_KEY", "a key must be text", position)
+        mark: tree.Mark = ""
+        tag: str | None = event.tag
+        if tag == "!reset":
+            mark = "reset"
+        elif tag == "!override":
+            mark = "override"
+        elif tag not in (None, "!", _TAG_PREFIX + ("map" if is_mapping else "seq")):
+            if tag.startswith(_TAG_PREFIX):
+                name = tag.removeprefix(_TAG_PREFIX)
+                self.report.error("E_YAML_TAG", f"the tag !!{name} is not allowed here", position)
+            else:
+                self._ignored_tag(tag, position)
+        node = tree.Node({}, position, {}) if is_mapping else tree.Node([], position)
+        node.mark = mark
+        if len(self.stack) >= DEPTH_LIMIT:
+            raise _refusal("E_YAML_LIMIT", f"nested deeper than {DEPTH_LIMIT} levels", position)
+        if event.anchor is not None:
+            # An alias to it inside of itself is found by the missing count.
+            self.anchors[event.anchor] = (node, 0, 0)
+        self.stack.append(_Open(node, event.anchor))
+
+    def _end(self) -> None:
+        done = self.stack.pop()
+        if done.merges is not None:
+            _spread(done.node, done.merges)
+        if done.anchor is not None and self.anchors[done.anchor][0] is done.node:
+            self.anchors[done.anchor] = (done.node, done.count, done.depth)
+        self._place(done.node, done.count, done.depth)
+
+    def _alias(self, event: Any) -> None:
+        position = self._position(event)
+        if event.anchor not in self.anchors:
+            raise _refusal("E_YAML", f"the alias *{event.anchor} has no anchor", position)
+        node, count, depth = self.anchors[event.anchor]
+        if not count:
+            raise _refusal("E_YAML", f"the alias *{event.anchor} contains itself", position)
+        top = self.stack[-1] if self.stack else None
+        if top is not None and top.node.keys is not None and top.key is None:
+            self._key(top, *_scalar_of(node), position)
+            return
+        self._place(node, count, depth)
+
+    def _key(
+        self, top: _Open, value: tree.Scalar | object, text: str, position: errors.Position
+    ) -> None:
+        if not isinstance(value, str):
+            shown = f"{text!r} is not" if text else "nothing is not"
+            self.report.error(
+                "E_YAML_KEY", f"a key must be text: {shown}", position, f"write '{text}' in quotes"
+            )
+            value = text
+        fault = control_fault(value, strict=True)
+        if fault:
+            self.report.error(tree.CONTROL, f"the key {value!r} holds {fault}", position)
+        assert isinstance(top.node.data, dict)
+        if value in top.node.data:
+            first = top.node.key_position(value)
+            self.report.error(
+                "E_YAML_DUPKEY",
+                f"the key {value!r} is here twice; first on line {first.line}",
+                position,
+            )
+        top.key = value
+        top.key_position = position
+
+    def _merge_key(self, top: _Open, position: errors.Position) -> None:
+        if top.merges is not None:
+            self.report.error("E_YAML_DUPKEY", "the key '<<' is here twice", position)
+        top.merges = []
+        top.key = "<<"
+        top.key_position = position
+
+    def _place(self, node: tree.Node, count: int, depth: int) -> None:
+        if not self.stack:
+            self.root = node
+            return
+        top = self.stack[-1]
+        top.count += count
+        top.depth = max(top.depth, depth + 1)
+        self.total += 1
+        if top.count > NODE_LIMIT or self.total > NODE_LIMIT:
+            raise _refusal(
+                "E_YAML_LIMIT",
+                f"more than {NODE_LIMIT} values, counted with every alias spread out",
+                node.position,
+            )
+        if depth + len(self.stack) > DEPTH_LIMIT:
+            raise _refusal(
+                "E_YAML_LIMIT", f"nested deeper than {DEPTH_LIMIT} levels", node.position
+            )
+        data = top.node.data
+        if isinstance(data, list):
+            data.append(node)
+            return
+        assert isinstance(data, dict)
+        assert top.key is not None
+        assert top.node.keys is not None
+        if top.key == "<<" and top.merges is not None and not top.merges and "<<" not in data:
+            self._take_merge(top, node)
+        else:
+            data[top.key] = node
+            top.node.keys[top.key] = top.key_position
+        top.key = None
+
+    def _take_merge(self, top: _Open, node: tree.Node) -> None:
+        sources = node.data if isinstance(node.data, list) else [node]
+        for source in sources:
+            if not isinstance(source.data, dict):
+                raise _refusal("E_YAML", "only mappings can be merged with '<<'", source.position)
+        top.merges = sources
+
+
+def _scalar_of(node: tree.Node) -> tuple[object, str]:
+    return (node.data, str(node.data))
+
+
+def _spread(node: tree.Node, sources: list[tree.Node]) -> None:
+    """Add what the sources of a `<<` have and the mapping has not; the first source wins."""
+    assert isinstance(node.data, dict)
+    assert node.keys is not None
+    for source in sources:
+        assert isinstance(source.data, dict)
+        for key, value in source.data.items():
+            if key not in node.data:
+                node.data[key] = value
+                node.keys[key] = source.key_position(key)
+
+
+_PLAIN_KEY = re.compile(r"[\x20-\x7e]*")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_NEVER = re.compile("[\x00\ud800-\udfff]")
+
+
+def control_fault(text: str, *, strict: bool = False) -> str:
+    """What is in a text that Incus would cut off or garble: NUL and lone surrogates; empty when nothing is.
+
+    `strict` is for keys and names: no control character at all.
+    """
+    if strict and _PLAIN_KEY.fullmatch(text):
+        return ""
+    found = _NEVER.search(text) or (_CONTROL.search(text) if strict else None)
+    if found is None:
+        return ""
+    if found[0] == "\x00":
+        return "a NUL character"
+    if "\ud800" <= found[0] <= "\udfff":
+        return f"the lone surrogate U+{ord(found[0]):04X}"
+    return f"the control character U+{ord(found[0]):04X}"

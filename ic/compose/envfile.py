@@ -1,0 +1,214 @@
+"""The grammar of `.env`, `--env-file` and `env_file`: text to names and values.
+
+Pure. `KEY=value`, `KEY: value`, `export KEY=value`; a KEY alone takes its value from the surroundings or is
+left out. Comments start a line or follow a space. `'...'` is taken as it is, over several lines too;
+`"..."` has escapes and variables, as has a value without quotes. Names that begin with a digit are kept.
+The format `raw` knows whole lines `KEY=value` and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from ic.compose import document, interpolate
+
+_SPACES = " \t\v\f\r\x85\xa0"
+_EXPORT = re.compile(r"export[ \t\v\f\r]+")
+_ESCAPE = re.compile(r'\\(0[0-7]{0,3}|[abcfnrtv$"\\])')
+_ESCAPES = {
+    "a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v",
+    '"': '"', "\\": "\\", "$": "$$",
+}  # fmt: skip
+SIZE_LIMIT = 8 * 2**20
+
+
+class Fault(Exception):
+    """A line that cannot be read; turned into a diagnostic by whoever knows the file."""
+
+    def __init__(self, code: str, line: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.line = line
+        self.reason = reason
+
+
+class _Surroundings(Mapping[str, str]):
+    """What variables mean in a file: the surroundings first, then what stands above."""
+
+    def __init__(self, outer: Mapping[str, str], inner: Mapping[str, str]) -> None:
+        self.outer = outer
+        self.inner = inner
+
+    def __getitem__(self, key: str) -> str:
+        found = self.outer.get(key)
+        return self.inner[key] if found is None else found
+
+    def __iter__(self):
+        yield from {**self.inner, **self.outer}
+
+    def __len__(self) -> int:
+        return len({**self.inner, **self.outer})
+
+
+def parse(
+    content: bytes,
+    outer: Mapping[str, str],
+    above: Mapping[str, str],
+    unset: Callable[[str, int], None],
+) -> dict[str, str]:
+    """Names and values of a file. Variables are looked up in `outer`, then in the file, then in `above`.
+
+    `unset(name, line)` is told of variables without a value. Raises Fault.
+    """
+    return _File(decode(content), outer, above, unset).parse()
+
+
+def parse_raw(content: bytes, outer: Mapping[str, str]) -> dict[str, str]:
+    """Names and values of a file in the format `raw`: no quotes, no variables, no comments after values.
+
+    Raises Fault.
+    """
+    found: dict[str, str] = {}
+    for number, line in enumerate(decode(content).splitlines(), 1):
+        line = line.lstrip(_SPACES)  # noqa: PLW2901
+        if not line or line.startswith("#"):
+            continue
+        key, equals, value = line.partition("=")
+        if not key or any(one.isspace() for one in key):
+            raise Fault("E_ENV_FILE", number, f"{key!r} is not a name")
+        if equals:
+            found[key] = value
+        elif key in outer:
+            found[key] = outer[key]
+    return found
+
+
+def decode(content: bytes) -> str:
+    """The text of a file. Raises Fault."""
+    if len(content) > SIZE_LIMIT:
+        raise Fault("E_ENV_FILE", 1, f"the file has more than {SIZE_LIMIT} bytes")
+    try:
+        return content.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as problem:
+        line = content.count(b"\n", 0, problem.start) + 1
+        raise Fault("E_ENV_FILE", line, "this is not UTF-8 text") from problem
+
+
+class _File:
+    """One file being read."""
+
+    def __init__(
+        self,
+        text: str,
+        outer: Mapping[str, str],
+        above: Mapping[str, str],
+        unset: Callable[[str, int], None],
+    ) -> None:
+        self.text = text
+        self.at = 0
+        self.line = 1
+        self.found: dict[str, str] = {}
+        self.outer = outer
+        self.names = _Surroundings(outer, _Surroundings(self.found, above))
+        self.unset = unset
+
+    def parse(self) -> dict[str, str]:
+        while self._skip_to_statement():
+            line = self.line
+            key, has_value = self._key()
+            if not has_value:
+                if key in self.outer:
+                    self.found[key] = self.outer[key]
+                continue
+            value = self._value()
+            fault = document.control_fault(value)
+            if fault:
+                raise Fault("E_VALUE_CTRL", line, f"the value of {key} holds {fault}")
+            self.found[key] = value
+        return self.found
+
+    def _skip_to_statement(self) -> bool:
+        text = self.text
+        while self.at < len(text):
+            one = text[self.at]
+            if one == "#":
+                end = text.find("\n", self.at)
+                self.at = len(text) if end < 0 else end
+            elif one.isspace():
+                self.line += one == "\n"
+                self.at += 1
+            else:
+                return True
+        return False
+
+    def _key(self) -> tuple[str, bool]:
+        text = self.text
+        export = _EXPORT.match(text, self.at)
+        start = at = export.end() if export else self.at
+        while at < len(text):
+            one = text[at]
+            if one in "=:\n":
+                break
+            if not (one.isalnum() or one in "_.-[]" or one in _SPACES):
+                shown = text[start:].partition("\n")[0][:40]
+                raise Fault(
+                    "E_ENV_FILE", self.line, f"unexpected character {one!r} in the name {shown!r}"
+                )
+            at += 1
+        key = text[start:at].rstrip()
+        if not key:
+            raise Fault("E_ENV_FILE", self.line, "a name is missing before the value")
+        if any(one.isspace() for one in key):
+            raise Fault("E_ENV_FILE", self.line, f"the name {key!r} holds a space")
+        has_value = at < len(text) and text[at] != "\n"
+        self.at = at + 1 if has_value else at
+        return key, has_value
+
+    def _value(self) -> str:
+        text = self.text
+        while self.at < len(text) and text[self.at] in _SPACES:
+            self.at += 1
+        if self.at < len(text) and text[self.at] in "'\"":
+            return self._quoted(text[self.at])
+        end = text.find("\n", self.at)
+        end = len(text) if end < 0 else end
+        raw = text[self.at : end]
+        self.at = end
+        return self._expanded(raw.partition(" #")[0].rstrip())
+
+    def _quoted(self, quote: str) -> str:
+        text, line = self.text, self.line
+        at = self.at + 1
+        pieces: list[str] = []
+        while True:
+            end = text.find(quote, at)
+            if end < 0:
+                shown = text[self.at :].partition("\n")[0][:40]
+                raise Fault("E_ENV_FILE", line, f"the quote is never closed: {shown}")
+            backslashes = end - len(text[at:end].rstrip("\\")) - at
+            if backslashes % 2 == 0:
+                pieces.append(text[at:end])
+                break
+            pieces.append(text[at : end - 1] + quote)
+            at = end + 1
+        self.line += text.count("\n", self.at, end)
+        self.at = end + 1
+        value = "".join(pieces)
+        if quote == "'":
+            return value
+        return self._expanded(_ESCAPE.sub(_unescape, value))
+
+    def _expanded(self, value: str) -> str:
+        line = self.line
+        try:
+            return interpolate.substitute(value, self.names, lambda name: self.unset(name, line))
+        except interpolate.Fault as fault:
+            raise Fault(fault.code, line, fault.reason) from fault
+
+
+def _unescape(found: re.Match[str]) -> str:
+    code = found[1]
+    if code[0] == "0":
+        return chr(int(code, 8) & 0xFF) if len(code) > 1 else found[0]
+    return _ESCAPES.get(code, found[0])

@@ -1,0 +1,210 @@
+"""`$VAR` and `${VAR...}` in every scalar of a tree, from a given environment.
+
+Pure. The forms are `$NAME ${NAME} ${NAME:-default} ${NAME-default} ${NAME:?message} ${NAME?message}
+${NAME:+other} ${NAME+other}`, nested inside default, message and other; `$$` is a dollar. A dollar that begins none of them stays as it is; `${` that
+cannot be read is an error. Keys of mappings are left alone, as docker compose does.
+
+The scanner is linear: braces are matched once for a text, ranges are walked and never searched again.
+Limits: 64 levels of nesting, 8 MiB for one value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from ic import errors
+from ic.fields import tree
+
+DEPTH_LIMIT = 64
+SIZE_LIMIT = 8 * 2**20
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OPERATORS = (":-", ":?", ":+", "-", "?", "+")
+
+
+class Fault(Exception):
+    """A text that cannot be interpolated; turned into a diagnostic by whoever knows its position."""
+
+    def __init__(self, code: str, reason: str, hint: str = "") -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.hint = hint
+
+
+def substitute(text: str, env: Mapping[str, str], unset: Callable[[str], None]) -> str:
+    """The text with every variable replaced; `unset(name)` is told of names that have no value.
+
+    Raises Fault.
+    """
+    if "$" not in text:
+        return text
+    return _Scan(text, env, unset).run(0, len(text), 0)
+
+
+class _Scan:
+    """One text being scanned."""
+
+    def __init__(self, text: str, env: Mapping[str, str], unset: Callable[[str], None]) -> None:
+        self.text = text
+        self.env = env
+        self.unset = unset
+        self.closing = _match_braces(text)
+        self.last = text.rfind("}")
+        self.size = 0
+
+    def run(self, at: int, end: int, depth: int) -> str:
+        text = self.text
+        out: list[str] = []
+        while at < end:
+            dollar = text.find("$", at, end)
+            if dollar < 0 or dollar + 1 >= end:
+                out.append(text[at:end])
+                break
+            out.append(text[at:dollar])
+            following = text[dollar + 1]
+            if following == "$":
+                out.append("$")
+                at = dollar + 2
+            elif following == "{":
+                piece, at = self._braced(dollar, end, depth)
+                out.append(self._counted(piece))
+            else:
+                name = _NAME.match(text, dollar + 1, end)
+                if name is None:
+                    out.append("$")
+                    at = dollar + 1
+                else:
+                    out.append(self._counted(self._value(name[0])))
+                    at = name.end()
+        return "".join(out)
+
+    def _counted(self, piece: str) -> str:
+        self.size += len(piece)
+        if self.size > SIZE_LIMIT:
+            raise Fault("E_INTERP_SIZE", f"the value grows beyond {SIZE_LIMIT} characters")
+        return piece
+
+    def _value(self, name: str) -> str:
+        value = self.env.get(name)
+        if value is None:
+            self.unset(name)
+            return ""
+        return value
+
+    def _braced(self, dollar: int, end: int, depth: int) -> tuple[str, int]:
+        close = self.closing.get(dollar + 1, self.last)
+        if not dollar < close < end:
+            raise Fault(
+                "E_INTERP_SYNTAX",
+                "'${' is never closed by '}'",
+                "write $$ for a dollar that is meant as it is",
+            )
+        if depth >= DEPTH_LIMIT:
+            raise Fault("E_INTERP_DEPTH", f"variables are nested deeper than {DEPTH_LIMIT} levels")
+        name = _NAME.match(self.text, dollar + 2, close)
+        at = name.end() if name else close
+        operator = next((one for one in _OPERATORS if self.text.startswith(one, at)), "")
+        if name is None or (not operator and at != close):
+            raise Fault(
+                "E_INTERP_SYNTAX",
+                f"{self.text[dollar : min(close + 1, dollar + 60)]!r} is not a variable",
+                "write $$ for a dollar that is meant as it is",
+            )
+        if not operator:
+            return self._value(name[0]), close + 1
+        return self._operated(name[0], operator, (at + len(operator), close), depth), close + 1
+
+    def _operated(self, name: str, operator: str, rest: tuple[int, int], depth: int) -> str:
+        value = self.env.get(name)
+        present = value is not None and (value != "" or operator[0] != ":")
+        kind = operator[-1]
+        used = present if kind == "+" else not present
+        told = self.unset
+        if not used:
+            # Errors in it count, as in docker compose; variables that are not needed need not be set.
+            self.unset = _ignore
+        other = self.run(*rest, depth + 1)
+        self.unset = told
+        if kind == "?" and not present:
+            reason = f"required variable {name} is missing a value"
+            raise Fault("E_INTERP_REQUIRED", f"{reason}: {other}" if other else reason)
+        return other if used else value or ""
+
+
+def _ignore(name: str) -> None:
+    del name
+
+
+def _match_braces(text: str) -> dict[int, int]:
+    closing: dict[int, int] = {}
+    opened: list[int] = []
+    for found in re.finditer(r"[{}]", text):
+        if found[0] == "{":
+            opened.append(found.start())
+        elif opened:
+            closing[opened.pop()] = found.start()
+    return closing
+
+
+def interpolate(node: tree.Node, env: Mapping[str, str], report: tree.Report) -> tree.Node:
+    """The tree with all its texts interpolated; what has no variable is shared with the tree given.
+
+    Errors and, once per name, unset variables go into the report with their position.
+    """
+    return _Walk(env, report).visit(node, "")
+
+
+class _Walk:
+    """One tree being interpolated; what aliases share is done once."""
+
+    def __init__(self, env: Mapping[str, str], report: tree.Report) -> None:
+        self.env = env
+        self.report = report
+        self.done: dict[int, tree.Node] = {}
+
+    def visit(self, node: tree.Node, where: str) -> tree.Node:
+        data = node.data
+        if isinstance(data, str):
+            return self._text(node, data, where) if "$" in data else node
+        if isinstance(data, dict):
+            found = self.done.get(id(node))
+            if found is None:
+                changed: dict[str, tree.Node] = {}
+                for key, value in data.items():
+                    new = self.visit(value, f"{where}.{key}" if where else key)
+                    if new is not value:
+                        changed[key] = new
+                found = (
+                    tree.Node({**data, **changed}, node.position, node.keys, node.mark)
+                    if changed
+                    else node
+                )
+                self.done[id(node)] = found
+            return found
+        if isinstance(data, list):
+            found = self.done.get(id(node))
+            if found is None:
+                new_items = [self.visit(item, f"{where}[{i}]") for i, item in enumerate(data)]
+                same = all(new is old for new, old in zip(new_items, data, strict=True))
+                found = node if same else tree.Node(new_items, node.position, None, node.mark)
+                self.done[id(node)] = found
+            return found
+        return node
+
+    def _text(self, node: tree.Node, text: str, where: str) -> tree.Node:
+        try:
+            value = substitute(text, self.env, lambda name: self._unset(name, node.position))
+        except Fault as fault:
+            self.report.error(fault.code, f"{where}: {fault.reason}", node.position, fault.hint)
+            return tree.Node("", node.position, mark=node.mark)
+        return tree.Node(value, node.position, mark=node.mark)
+
+    def _unset(self, name: str, position: errors.Position) -> None:
+        self.report.warn(
+            "W_UNSET",
+            f"the variable {name} is not set; an empty text is used",
+            position,
+            once=f"unset {name}",
+        )

@@ -1,0 +1,439 @@
+"""The tree that a compose document is read into, and the pieces that all sections share in reading it.
+
+Pure. A document enters as `Node`s that remember where they were written; what is wrong with it goes into a
+`Report`, so that every mistake is told in one go. For reading, a section module `ic.fields.X` has
+
+* a frozen struct whose attributes are the compose keys,
+* `KEYS`: the service keys it reads, each with its merge rule (None: by shape), and `BELOW` for what is deeper,
+* `PENDING`: the keys of its family that the Compose Specification knows and ic does not map yet,
+* `normalize(service, where, report)`: short forms to long forms, types and values checked.
+
+Reading functions take `(node, where, report)`: `where` is the dotted name used in messages
+(`services.web.ports[0]`). They return a harmless value after having reported an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from ic import errors, units
+
+Scalar = str | int | float | bool | None
+Mark = Literal["", "reset", "override"]
+
+
+class Node:
+    """One value of a compose document: a scalar, a list of nodes or a mapping of text to nodes.
+
+    `keys` holds the positions of a mapping's keys. `mark` is the tag `!reset` or `!override`. Nodes are
+    shared by aliases and never changed once the document is read.
+    """
+
+    __slots__ = ("data", "keys", "mark", "position")
+
+    def __init__(
+        self,
+        data: Scalar | list[Node] | dict[str, Node],
+        position: errors.Position,
+        keys: dict[str, errors.Position] | None = None,
+        mark: Mark = "",
+    ) -> None:
+        self.data = data
+        self.position = position
+        self.keys = keys
+        self.mark: Mark = mark
+
+    def key_position(self, key: str) -> errors.Position:
+        """Where a key of this mapping was written."""
+        return (self.keys or {}).get(key, self.position)
+
+    def child(self, key: str) -> Node | None:
+        """The value of a key, when this is a mapping that has it."""
+        return self.data.get(key) if isinstance(self.data, dict) else None
+
+
+class Report:
+    """Collects diagnostics while a document is read; the one thing that the stages add to."""
+
+    def __init__(self) -> None:
+        self.diagnostics: list[errors.Diagnostic] = []
+        self._told: set[str] = set()
+
+    def error(
+        self, code: str, summary: str, position: errors.Position | None, hint: str = ""
+    ) -> None:
+        """Note an error."""
+        self._add("error", code, summary, position, hint)
+
+    def warn(
+        self, code: str, summary: str, position: errors.Position | None, *, once: str = ""
+    ) -> None:
+        """Note a warning; with `once`, only the first of that name."""
+        if once:
+            if once in self._told:
+                return
+            self._told.add(once)
+        self._add("warning", code, summary, position, "")
+
+    def _add(
+        self,
+        severity: errors.Severity,
+        code: str,
+        summary: str,
+        position: errors.Position | None,
+        hint: str,
+    ) -> None:
+        self.diagnostics.append(
+            errors.Diagnostic(
+                severity=severity, code=code, summary=summary, position=position, hint=hint
+            )
+        )
+
+    @property
+    def failed(self) -> bool:
+        """Whether an error is among the diagnostics."""
+        return any(one.severity == "error" for one in self.diagnostics)
+
+
+# --- codes of diagnostics that more than one room uses ---
+TYPE = "E_TYPE"
+VALUE = "E_VALUE"
+CONTROL = "E_VALUE_CTRL"
+UNKNOWN_KEY = "E_UNKNOWN_KEY"
+UNSUPPORTED = "E_UNSUPPORTED"
+REFERENCE = "E_REFERENCE"
+CONFLICT = "E_MODEL_CONFLICT"
+
+
+def kind_of(node: Node) -> str:
+    """What a node is, in words for a message."""
+    data = node.data
+    if isinstance(data, dict):
+        return "a mapping"
+    if isinstance(data, list):
+        return "a list"
+    if data is None:
+        return "nothing"
+    if isinstance(data, bool):
+        return "a boolean"
+    if isinstance(data, (int, float)):
+        return "a number"
+    return "text"
+
+
+def wrong_type(node: Node, where: str, report: Report, wanted: str) -> None:
+    """Note that a node is not what its place wants."""
+    hint = ""
+    if wanted.startswith("text") and isinstance(node.data, (bool, int, float)):
+        hint = f'put it in quotes: "{units.number_text(node.data)}"'
+    report.error(TYPE, f"{where} must be {wanted}, not {kind_of(node)}", node.position, hint)
+
+
+# --- scalars ------------------------------------------------------------------------------------------
+
+
+def text(node: Node | None, where: str, report: Report) -> str | None:
+    """A text; None when absent or null."""
+    if node is None or node.data is None:
+        return None
+    if isinstance(node.data, str):
+        return node.data
+    wrong_type(node, where, report, "text")
+    return None
+
+
+def word(
+    node: Node | None,
+    where: str,
+    report: Report,
+    known: tuple[str, ...],
+    pending: tuple[str, ...] = (),
+) -> str | None:
+    """A text out of a closed list; `pending` are words of the specification that ic does not know yet."""
+    value = text(node, where, report)
+    if node is None or value is None or value in known:
+        return value
+    if value in pending:
+        unsupported(f"{where}: {value!r}", node.position, report)
+    else:
+        report.error(
+            VALUE,
+            f"{where} must be one of {', '.join(known)}, not {value!r}",
+            node.position,
+            nearest_hint(value, known),
+        )
+    return None
+
+
+_BOOLEANS = {"true": True, "false": False}
+_OLD_BOOLEANS = {"y": True, "yes": True, "on": True, "n": False, "no": False, "off": False}
+
+
+def boolean(node: Node | None, where: str, report: Report, *, default: bool = False) -> bool:
+    """A boolean, also spelled as text; the YAML 1.1 words `yes` and `no` are taken with a warning."""
+    if node is None or node.data is None:
+        return default
+    data = node.data
+    if isinstance(data, bool):
+        return data
+    if isinstance(data, str):
+        low = data.lower()
+        if low in _BOOLEANS:
+            return _BOOLEANS[low]
+        if low in _OLD_BOOLEANS:
+            meant = "true" if _OLD_BOOLEANS[low] else "false"
+            report.warn(
+                "W_BOOLEAN", f"{where}: {data!r} is read as {meant}; write {meant}", node.position
+            )
+            return _OLD_BOOLEANS[low]
+    wrong_type(node, where, report, "true or false")
+    return default
+
+
+_INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+
+
+def integer(node: Node | None, where: str, report: Report) -> int | None:
+    """A whole number, also spelled as text; None when absent or null."""
+    if node is None or node.data is None:
+        return None
+    data = node.data
+    if isinstance(data, int) and not isinstance(data, bool):
+        return data
+    if isinstance(data, float) and data.is_integer():
+        return int(data)
+    if isinstance(data, str) and _INTEGER.fullmatch(data):
+        return int(data)
+    wrong_type(node, where, report, "a whole number")
+    return None
+
+
+def scalar_text(node: Node, where: str, report: Report) -> str | None:
+    """Any scalar as the text docker compose makes of it; None for null."""
+    data = node.data
+    if data is None or isinstance(data, str):
+        return data
+    if isinstance(data, (bool, int, float)):
+        return units.number_text(data)
+    wrong_type(node, where, report, "text, a number or a boolean")
+    return None
+
+
+# --- collections --------------------------------------------------------------------------------------
+
+
+def items(node: Node | None, where: str, report: Report) -> list[Node]:
+    """The items of a list; empty when absent or null."""
+    if node is None or node.data is None:
+        return []
+    if isinstance(node.data, list):
+        return node.data
+    wrong_type(node, where, report, "a list")
+    return []
+
+
+def entries(node: Node | None, where: str, report: Report) -> dict[str, Node]:
+    """The entries of a mapping; empty when absent or null."""
+    if node is None or node.data is None:
+        return {}
+    if isinstance(node.data, dict):
+        return node.data
+    wrong_type(node, where, report, "a mapping")
+    return {}
+
+
+def strings(
+    node: Node | None, where: str, report: Report, *, single: bool = False
+) -> tuple[str, ...]:
+    """A list of texts (with `single`, one text too), each kept once, in order."""
+    if single and node is not None and isinstance(node.data, str):
+        return (node.data,)
+    found: dict[str, None] = {}
+    for index, item in enumerate(items(node, where, report)):
+        if isinstance(item.data, str):
+            found[item.data] = None
+        else:
+            wrong_type(item, f"{where}[{index}]", report, "text")
+    return tuple(found)
+
+
+def pairs(node: Node | None, where: str, report: Report) -> dict[str, str | None]:
+    """A mapping of names to scalars, or a list of `NAME=VALUE`; None stands for a name without a value."""
+    if node is None or node.data is None:
+        return {}
+    if isinstance(node.data, dict):
+        return {
+            key: scalar_text(value, f"{where}.{key}", report) for key, value in node.data.items()
+        }
+    if not isinstance(node.data, list):
+        wrong_type(node, where, report, "a mapping or a list")
+        return {}
+    found: dict[str, str | None] = {}
+    for index, item in enumerate(node.data):
+        if not isinstance(item.data, str):
+            wrong_type(item, f"{where}[{index}]", report, "text of the form NAME=VALUE")
+            continue
+        key, equals, value = item.data.partition("=")
+        found[key] = value if equals else None
+    return found
+
+
+def labels(node: Node | None, where: str, report: Report) -> dict[str, str]:
+    """Labels, as a mapping or a list; a label without a value is empty."""
+    return {key: value or "" for key, value in pairs(node, where, report).items()}
+
+
+def extensions(node: Node | None) -> dict[str, object]:
+    """The `x-*` entries of a mapping as plain values."""
+    if node is None or not isinstance(node.data, dict):
+        return {}
+    return {key: plain(value) for key, value in node.data.items() if key.startswith("x-")}
+
+
+def plain(node: Node) -> object:
+    """A node and everything below it as plain values."""
+    if isinstance(node.data, dict):
+        return {key: plain(value) for key, value in node.data.items()}
+    if isinstance(node.data, list):
+        return [plain(item) for item in node.data]
+    return node.data
+
+
+# --- keys ---------------------------------------------------------------------------------------------
+
+_OWN_EXTENSIONS = ("x-incus", "x-ic", "x-incus-compose")
+
+
+def unsupported(what: str, position: errors.Position | None, report: Report) -> None:
+    """Note that something of the specification is not mapped yet; it is never dropped."""
+    report.error(UNSUPPORTED, f"{what} is not supported yet", position)
+
+
+def check_keys(
+    node: Node | None,
+    where: str,
+    report: Report,
+    known: Iterable[str],
+    pending: Iterable[str] = (),
+) -> None:
+    """Every key is read, refused as not supported yet, or unknown: none is dropped in silence."""
+    if node is None or not isinstance(node.data, dict):
+        return
+    for key in node.data:
+        if key in known:
+            continue
+        name = f"{where}.{key}" if where else key
+        if key in pending:
+            unsupported(name, node.key_position(key), report)
+        elif key.startswith("x-"):
+            if key in _OWN_EXTENSIONS:
+                unsupported(name, node.key_position(key), report)
+        else:
+            report.error(
+                UNKNOWN_KEY,
+                f"{where or 'the top level'} has the unknown key {key!r}",
+                node.key_position(key),
+                nearest_hint(key, sorted({*known, *pending})),
+            )
+
+
+def nearest_hint(given: str, known: Iterable[str]) -> str:
+    """`did you mean X?` for the nearest known word, or nothing when none is near."""
+    best, least = "", 3 if len(given) > 4 else 2
+    for one in known:
+        distance = _distance(given.lower().replace("-", "_"), one.replace("-", "_"), least)
+        if distance < least:
+            best, least = one, distance
+    return f"did you mean {best!r}?" if best else ""
+
+
+def _distance(one: str, other: str, limit: int) -> int:
+    """Edits (insert, delete, replace, swap of neighbours) from one word to the other, up to `limit`."""
+    if abs(len(one) - len(other)) >= limit or len(one) > 60:
+        return limit
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        now = [i]
+        for j, b in enumerate(other, 1):
+            cost = min(now[j - 1] + 1, row[j] + 1, row[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == other[j - 2] and one[i - 2] == b:
+                cost = min(cost, before[j - 2] + 1)
+            now.append(cost)
+        before, row = row, now
+    return row[-1]
+
+
+# --- merge rules --------------------------------------------------------------------------------------
+# By shape, mappings are merged key by key, lists follow each other, scalars are replaced. A rule says what
+# to make of both sides before that. Compose Specification, "Merge and override".
+
+
+class Rule:
+    """How two files' values of one key are brought to one form; or that the later stands alone."""
+
+    __slots__ = ("prepare", "replaces")
+
+    def __init__(self, prepare: Callable[[Node], Node], *, replaces: bool = False) -> None:
+        self.prepare = prepare
+        self.replaces = replaces
+
+
+def _as_it_is(node: Node) -> Node:
+    return node
+
+
+def as_list(node: Node) -> Node:
+    """One text as a list of it; what a list has twice is sorted out when it is read."""
+    return Node([node], node.position) if isinstance(node.data, str) else node
+
+
+def as_pairs(node: Node) -> Node:
+    """A list of `NAME=VALUE` as a mapping; a name without `=` has null."""
+    if not isinstance(node.data, list):
+        return node
+    data: dict[str, Node] = {}
+    keys: dict[str, errors.Position] = {}
+    for item in node.data:
+        if isinstance(item.data, str):
+            key, equals, value = item.data.partition("=")
+            data[key] = Node(value if equals else None, item.position)
+            keys[key] = item.position
+        else:
+            # Kept in a form that no reader takes, so that reading reports it.
+            data[f"[{len(data)}]"] = Node([item], item.position)
+    return Node(data, node.position, keys)
+
+
+def as_mapping(node: Node, default: dict[str, Scalar] | None = None) -> Node:
+    """A list of names as a mapping of names: each to null, or to a mapping of the given scalars."""
+    if not isinstance(node.data, list):
+        return node
+    data: dict[str, Node] = {}
+    keys: dict[str, errors.Position] = {}
+    for item in node.data:
+        if isinstance(item.data, str):
+            data[item.data] = Node(
+                None
+                if default is None
+                else {key: Node(value, item.position) for key, value in default.items()},
+                item.position,
+            )
+            keys[item.data] = item.position
+        else:
+            data[f"[{len(data)}]"] = Node([item], item.position)
+    return Node(data, node.position, keys)
+
+
+def by_subnet(node: Node) -> Node:
+    """The list of an ipam's configs; the loader lets the later one of a subnet win."""
+    return node
+
+
+REPLACE = Rule(_as_it_is, replaces=True)
+LIST = Rule(as_list)
+PAIRS = Rule(as_pairs)
+MAPPING = Rule(as_mapping)
+Rules = dict[tuple[str, ...], Rule]
