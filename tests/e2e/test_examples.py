@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 
-
 from tests.e2e import scenario
 from tests.lab import lab as labs
 

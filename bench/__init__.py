@@ -1,0 +1,1 @@
+"""Timings of ic against the raw calls to the server; see run.py."""
