@@ -295,6 +295,11 @@ def _other_of(line: bytes) -> Other:
         return Other(n=_number.decode(line).n)
 
 
+def number_of(line: bytes) -> int:
+    """The number of a line. Raises ValueError when it is no JSON object with one."""
+    return _number.decode(line).n
+
+
 def encode(event: AnyEvent) -> bytes:
     """The JSON object of an event, ASCII, keys in the order of docs/journal-format.md."""
     return ascii_only(msgspec.json.encode(_ordered(event)))

@@ -30,10 +30,12 @@ DESCRIPTION = "ic: lease and write-ahead journal of this stack; leave it alone"
 
 
 class Reply(Protocol):
-    """What a request brings back: the metadata and the server's Date (milliseconds, 0 when not known)."""
+    """What a request brings back: metadata, ETag, and the server's Date (ms, 0 when not known)."""
 
     @property
     def metadata(self) -> Any: ...
+    @property
+    def etag(self) -> str: ...
     @property
     def date_ms(self) -> int: ...
 
@@ -41,21 +43,17 @@ class Reply(Protocol):
 class Server(Protocol):
     """The part of `ic.incus.client.Client` that the journal uses."""
 
-    def get_tagged(self, path: str, query: dict[str, str] | None = None) -> tuple[Any, str]:
-        """Metadata and ETag."""
-        ...
-
     def send(
         self,
         method: str,
         path: str,
-        query: dict[str, str] | None = None,
-        body: Any = None,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, object] | None = None,
         *,
         etag: str | None = None,
-        timeout: float | None = None,
+        timeout: float = ...,
     ) -> Reply:
-        """One request; a failure is an IncusError."""
+        """One request, sent once; a failure is an IncusError."""
         ...
 
 
@@ -274,7 +272,8 @@ class Stolen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """A lease that was just taken: `config` is the run object as read *after* the rename.
+    """A lease that was just taken: `config` is the run object as read *after* the rename, `profiles` are
+    all profiles as read then, the run object among them under its new name.
 
     `acknowledged` is when (boottime) the write that was answered last was sent, `skew` what to add to
     this machine's wall milliseconds to have the server's.
@@ -285,6 +284,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     holder: Holder
     config: dict[str, str]
+    profiles: dict[str, dict[str, str]]
     acknowledged: float
     stolen: Stolen | None = None
     skew: int = 0
@@ -475,8 +475,10 @@ def _take(client: Server, project: str, top: RunObject, terms: Terms) -> Lease |
             return None
     try:
         # What was read before the rename may be older than the last acknowledged line: read it now.
-        read = client.send("GET", path_of(name), query, timeout=timeout).metadata
-        config: dict[str, str] = dict(read.get("config") or {})
+        profiles = fetch(client, project, timeout)
+        if name not in profiles:
+            return None
+        config = dict(profiles[name])
         beat = config.get(names.HEARTBEAT, "0")
         config[names.HEARTBEAT] = str(int(beat) + 1 if beat.isdecimal() else 1)
         config[names.HOLD] = encode_holder(terms.holder)
@@ -492,6 +494,7 @@ def _take(client: Server, project: str, top: RunObject, terms: Terms) -> Lease |
         generation=generation,
         holder=terms.holder,
         config=config,
+        profiles={**profiles, name: config},
         acknowledged=sent,
         skew=skew if abs(skew) > 2000 else 0,
     )
