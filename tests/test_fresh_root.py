@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 SUITES = ("bookworm", "trixie")
 
+# How this machine reaches package servers.
+PASSED = ("PIP_CERT", "PIP_DEFAULT_TIMEOUT", "PIP_INDEX_URL", "PIP_PROXY", "SSL_CERT_FILE")
+
 # Runs as the first process of its namespaces, in the new root.
 STAGE = """
 mount --make-rprivate /
@@ -93,7 +96,7 @@ def fresh(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 def in_root(root: Path, command: str) -> str:
     """Runs a shell command in the root, alone in its namespaces; its output. It must succeed."""
-    passed = [f"{k}={v}" for k, v in os.environ.items() if k.startswith(("PIP_", "SSL_CERT"))]
+    passed = [f"{k}={v}" for k, v in os.environ.items() if k in PASSED]
     done = subprocess.run(
         ["unshare", "-m", "-p", "-u", "-i", "-f", "--kill-child", "sh", "-eu", "-c", STAGE],
         env={
