@@ -1,0 +1,228 @@
+"""Events as the runs that people ask for: who, when, which command, step by step, and how it ended. Pure.
+
+In: a Journal; out: values in the shape of `ic.history/1` (docs/schemas), newest run first. Outcomes that a
+later run found out (recovery) stand in the run whose intents they settle, with the run that found them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from ic import errors
+from ic.journal import events
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ic.journal import pages
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One step, with its intent's number; or something else that happened to the journal itself."""
+
+    n: int
+    time: str
+    kind: str
+    address: str
+    phase: Literal["intent", "done"]
+    status: str | None = None
+    ms: int | None = None
+    error: str | None = None
+    recovered_by: str | None = None
+
+
+class HistoryRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One run. `counts` are the successful steps by verb, and `failed` and `open` where there are any."""
+
+    run: str
+    generation: int
+    command: str
+    actor: str
+    started: str
+    ended: str | None
+    status: Literal["ok", "failed", "interrupted", "running"]
+    counts: dict[str, int]
+    events: tuple[Event, ...]
+
+
+def moment(ms: int) -> str:
+    """RFC 3339 in UTC, to the millisecond; for any number that a damaged clock may have written."""
+    seconds, rest = divmod(ms, 1000)
+    try:
+        form = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    except (OverflowError, OSError, ValueError):
+        return "1970-01-01T00:00:00.000Z"
+    return f"{form}.{rest:03d}Z"
+
+
+class _Gathering:
+    """A run while its lines are read."""
+
+    def __init__(self, event: events.Run | None, n: int, t: int) -> None:
+        self.n = n
+        self.run = event.run if event else ""
+        self.generation = event.generation if event else 0
+        self.command = event.command if event else ""
+        self.actor = event.actor if event else ""
+        self.started = t
+        self.ended: int | None = None
+        self.status = ""
+        self.steps: dict[int, Event] = {}
+
+    def done(self, *, running: int) -> HistoryRun:
+        """The run as a value; `running` is the generation that holds the lease now, 0 for none."""
+        status: Literal["ok", "failed", "interrupted", "running"] = "interrupted"
+        if self.status in ("ok", "failed", "interrupted"):
+            status = self.status
+        elif not self.status and running and self.generation == running:
+            status = "running"
+        counts: dict[str, int] = {}
+        for step in self.steps.values():
+            if step.phase == "intent":
+                label = "open"
+            elif step.status == "ok":
+                label = step.kind.rpartition(".")[2]
+            elif step.status == "err":
+                label = "failed"
+            else:
+                continue
+            counts[label] = counts.get(label, 0) + 1
+        return HistoryRun(
+            run=self.run,
+            generation=self.generation,
+            command=self.command,
+            actor=self.actor,
+            started=moment(self.started),
+            ended=None if self.ended is None else moment(self.ended),
+            status=status,
+            counts=counts,
+            events=tuple(self.steps[n] for n in sorted(self.steps)),
+        )
+
+
+class _Story:
+    """All runs while the lines are read, in order."""
+
+    def __init__(self) -> None:
+        self.runs: list[_Gathering] = []
+        self.by_id: dict[str, _Gathering] = {}
+        self.owner: dict[int, _Gathering] = {}
+
+    def current(self, event: events.AnyEvent) -> _Gathering:
+        """The run that a line belongs to; lines without one (their beginning is gone) get a nameless one."""
+        if not self.runs:
+            self.runs.append(_Gathering(None, event.n, event.t))
+        return self.runs[-1]
+
+    def take(self, event: events.AnyEvent) -> None:
+        """Take in the next line."""
+        match event:
+            case events.Run():
+                self._run(event)
+            case events.Intent():
+                run = self.current(event)
+                self.owner[event.n] = run
+                run.steps[event.n] = Event(
+                    n=event.n,
+                    time=moment(event.t),
+                    kind=event.kind,
+                    address=event.address,
+                    phase="intent",
+                )
+            case events.Outcome():
+                self._outcome(event)
+            case events.End():
+                run = self.by_id.get(event.run) or self.current(event)
+                run.ended, run.status = event.t, event.status
+            case events.Steal():
+                self._note(
+                    event,
+                    f"taken from {event.holder or 'somebody'} (generation {event.of}): {event.reason}",
+                )
+            case events.Gap():
+                lost = _Gathering(None, event.n, event.t)
+                lost.command, lost.ended = "gap", event.t
+                self.runs.append(lost)
+                self._note(event, f"lines {event.n} to {event.last} are lost: {event.reason}")
+            case events.Other():
+                self._note(event, None)
+            case events.Trunc() | events.Recover():
+                pass
+
+    def _run(self, event: events.Run) -> None:
+        known = self.by_id.get(event.run)
+        if known is not None:
+            known.generation = max(known.generation, event.generation)
+            self.runs.remove(known)
+            self.runs.append(known)
+            return
+        begun = _Gathering(event, event.n, event.t)
+        self.by_id[event.run] = begun
+        self.runs.append(begun)
+
+    def _outcome(self, event: events.Outcome) -> None:
+        run = self.owner.pop(event.intent, None)
+        if run is None:
+            return
+        here = self.current(event)
+        step = run.steps[event.intent]
+        run.steps[event.intent] = msgspec.structs.replace(
+            step,
+            phase="done",
+            status=event.status,
+            ms=event.ms,
+            error=" ".join(part for part in (event.error, event.text) if part) or None,
+            recovered_by=None if here is run else here.run,
+        )
+
+    def _note(self, event: events.AnyEvent, text: str | None) -> None:
+        kind = (
+            event.kind
+            if isinstance(event, events.Other)
+            else str(type(event).__struct_config__.tag)
+        )
+        address = event.address if isinstance(event, events.Other) else ""
+        self.current(event).steps[event.n] = Event(
+            n=event.n,
+            time=moment(event.t),
+            kind=kind,
+            address=address,
+            phase="done",
+            status=None,
+            error=text,
+        )
+
+
+def runs(journal: pages.Journal) -> tuple[HistoryRun, ...]:
+    """All runs of a journal, newest first.
+
+    A run without an end is `running` while the lease is held at its generation, else `interrupted`.
+    """
+    story = _Story()
+    for event in journal.events():
+        story.take(event)
+    top = journal.run_object
+    running = top.generation if top is not None and top.held else 0
+    return tuple(run.done(running=running) for run in reversed(story.runs))
+
+
+def find(found: Sequence[HistoryRun], text: str) -> HistoryRun:
+    """The run that a user means: by id, by a unique beginning of it, or by generation.
+
+    Raises UsageError when there is none, or several.
+    """
+    exact = [run for run in found if run.run == text]
+    if exact:
+        return exact[0]
+    if text.isdecimal():
+        numbered = [run for run in found if run.generation == int(text)]
+        if len(numbered) == 1:
+            return numbered[0]
+    matching = [run for run in found if text and run.run.startswith(text)]
+    if len(matching) == 1:
+        return matching[0]
+    reason = "no such run" if not matching else f"{len(matching)} runs begin like this"
+    raise errors.UsageError(f"cannot show run {text!r}: {reason}", hint="ic history lists them")
