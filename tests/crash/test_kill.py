@@ -77,8 +77,8 @@ def test_killed_around_a_write_that_the_server_has_or_has_not_seen(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mode", ["before", "executed", "after"])
-@pytest.mark.parametrize("number", range(1, 26))
+@pytest.mark.parametrize("mode", ["before", "executed"])
+@pytest.mark.parametrize("number", range(1, 19))
 def test_killed_around_every_write(case: scenario.Scenario, number: int, mode: proxy.Mode) -> None:
     killed_by_proxy(case, 2, number, mode, writes=True)
 
@@ -92,7 +92,7 @@ def test_a_lost_reply_or_a_failing_server_ends_well_or_with_one_clear_error(
 
 @pytest.mark.long
 @pytest.mark.parametrize("mode", ["drop", "error", "cut", "reset", "twice"])
-@pytest.mark.parametrize("number", range(1, 26))
+@pytest.mark.parametrize("number", [2, 4, 7, 10, 13])
 def test_every_write_fails_in_every_way(
     case: scenario.Scenario, number: int, mode: proxy.Mode
 ) -> None:

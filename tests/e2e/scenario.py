@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import time
 import urllib.parse
 from collections.abc import Generator, Mapping
 from typing import Any
@@ -163,9 +164,18 @@ class Scenario:
         words = ["incus", "exec", "--project", self.name, instance, "--", *argv]
         return self.lab.run(words, check=True, timeout=30).stdout
 
-    def pid(self, instance: str) -> int:
-        """Process 1 of a running instance, as the lab numbers it."""
-        return self.get(f"/1.0/instances/{instance}/state")["pid"]
+    def kill(self, instance: str) -> None:
+        """Kill process 1 of a running instance and wait until Incus knows."""
+        pid = self.get(f"/1.0/instances/{instance}/state")["pid"]
+        self.lab.run(["sh", "-c", f"kill -KILL {pid}"], check=True)
+        self.ended(instance)
+
+    def ended(self, instance: str) -> None:
+        """Wait until an instance has ended by itself."""
+        end = time.monotonic() + 10
+        while self.instance(instance)["status"] != "Stopped":
+            assert time.monotonic() < end, f"{instance} still runs"
+            time.sleep(0.05)
 
     def started(self, instance: str) -> str:
         """When the instance was last started: another text, another start."""

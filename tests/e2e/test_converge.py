@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import signal
-import time
 from typing import Any
 
 import pytest
@@ -43,14 +42,6 @@ def changed(**services: dict[str, Any]) -> dict[str, Any]:
     for name, keys in services.items():
         document["services"].setdefault(name, {}).update(keys)
     return document
-
-
-def ended(shop: scenario.Scenario, instance: str) -> None:
-    """Wait until an instance has ended by itself."""
-    end = time.monotonic() + 10
-    while shop.instance(instance)["status"] != "Stopped":
-        assert time.monotonic() < end, f"{instance} still runs"
-        time.sleep(0.05)
 
 
 def test_create_makes_what_the_file_says_and_marks_it(shop: scenario.Scenario) -> None:
@@ -212,8 +203,7 @@ def test_an_unmarked_bridge_of_the_same_name_is_refused(case: scenario.Scenario)
 
 def test_a_crashed_service_is_started_again(shop: scenario.Scenario) -> None:
     uuid = shop.uuid("web")
-    shop.lab.run(["kill", "-KILL", str(shop.pid("web"))], check=True)
-    ended(shop, "web")
+    shop.kill("web")
     plan = shop.plan()
     assert scenario.addresses(plan) == {"instance:web/1": "start"}
     assert "exited (137)" in plan["instance:web/1"]["cause"]
@@ -237,7 +227,7 @@ def test_a_finished_job_is_left_alone_by_apply_and_run_again_by_up(shop: scenari
     shop.apply()
     assert shop.started("job") == started
     shop.ic("up", "-d")
-    ended(shop, "job")
+    shop.ended("job")
     again = shop.started("job")
     assert again != started
     shop.apply(changed(job={"environment": {"EXIT_CODE": "0", "NEW": "1"}}))
