@@ -106,6 +106,8 @@ def _created(
         return "undone", "an older one is there", False
     if live.half_made:
         return "undone", "its creation was cut off half way", True
+    if names.kind_of(doubt.address) == "volume" and ("config", names.SEEDED) not in live.fields:
+        return "undone", "it may be filled half way", False
     return "ok", "it is there", False
 
 
@@ -253,7 +255,7 @@ def _clean(run: book.Run, client: Server, project: str, live: kind.Live) -> None
     except errors.NotFound:
         run.outcome(n, "ok")
     except errors.IncusError as error:
-        run.outcome(n, "err", error=error)
+        run.outcome(n, "err", error=f"{error.code} {error.summary}")
         raise
     else:
         run.outcome(n, "ok")

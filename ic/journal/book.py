@@ -27,7 +27,7 @@ from ic import errors, names
 from ic.journal import events, fold, lease, lines, pages, redact, wal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ic.resources import kind
 
@@ -307,13 +307,17 @@ class Run:
         n: int,
         status: events.Status,
         ms: int | None = None,
-        error: errors.IcError | None = None,
-        result: dict[str, object] | None = None,
+        error: str | None = None,
+        result: Mapping[str, object] | None = None,
     ) -> None:
         """Queue how an intent ended. A result that is not known gets no outcome: the next run looks.
 
-        `result` are public facts that become part of what is recorded (an image's fingerprint).
+        `error` is a code and a sentence; private values of the step are taken out of it. `result` are
+        public facts that become part of what is recorded (an image's fingerprint).
         """
+        code, _, sentence = (error or "").partition(" ")
+        if not code.startswith("E_"):
+            code, sentence = "", error or ""
         secrets = self._private.pop(n, ())
         self._append(
             lambda number, t: events.Outcome(
@@ -322,9 +326,9 @@ class Run:
                 intent=n,
                 status=status,
                 ms=ms,
-                error=error.code if error else "",
-                text=redact.message(error.summary, secrets) if error else "",
-                result=result or {},
+                error=code,
+                text=redact.message(sentence, secrets),
+                result=dict(result or {}),
             )
         )
 
