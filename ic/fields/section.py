@@ -47,7 +47,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What a section may know beside its own keys.
 
     `listens` are the planned host ports, one per entry of `ports`. `volumes` maps the key of a top-level
-    volume to its Incus name and pool.
+    volume, or the name of an anonymous one, to its Incus name and pool.
     """
 
     service: str
@@ -57,7 +57,6 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     nics: tuple[Nic, ...] = ()
     listens: tuple[int, ...] = ()
     volumes: dict[str, Named] = {}
-    pool: str = ""
 
 
 class Contribution(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,11 +9,11 @@ A *step* holds its own request, so the executor and the journal never switch on 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
-from ic import errors
+from ic import errors, names
 
 Path = tuple[str, ...]
 Fields = dict[Path, str]
@@ -130,7 +130,10 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
-    """Start an instance and make sure that its entrypoint could be run (the server answers Success anyway)."""
+    """Start an instance and make sure that its entrypoint could be run.
+
+    (The server answers Success anyway.)
+    """
 
     path: str
     query: dict[str, str] = {}
@@ -177,7 +180,7 @@ class ResolveUser(msgspec.Struct, frozen=True, kw_only=True, tag="resolve-user")
 
 
 class AwaitExit(msgspec.Struct, frozen=True, kw_only=True, tag="await-exit"):
-    """Wait (by events) until an instance has ended with status 0; anything else fails. Changes nothing."""
+    """Wait until an instance has ended with status 0; anything else fails. Changes nothing."""
 
     path: str
     query: dict[str, str] = {}
@@ -231,6 +234,44 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     lane: str = "create"
     record: Record = Record()
     want: Power | None = None
+
+
+# --- stamps ---------------------------------------------------------------------------------------------
+
+
+def body_digest(step: Step) -> str:
+    """12 hex digits for what a step writes: the `user.ic.d` of a resource that shows its config anyway."""
+    parts = [f"{text_of(path)}={value}" for path, value in sorted(step.record.fields.items())]
+    parts += [f"-{text_of(path)}" for path in step.record.unset]
+    return names.short_hash("\0".join(parts), 12)
+
+
+def stamped(step: Step, lineage: str, stack: str, stamp: str) -> Deed:
+    """The deed with the ownership marks in whatever it creates or writes (journal.md 2.6).
+
+    `stamp` is `generation/number` of the step's acknowledged intent: the change and the proof of it are
+    one write. A deed that writes no config (start, stop, delete, a pull) is returned as it is.
+    """
+    marks = {
+        names.STACK: stack,
+        names.LINEAGE: lineage,
+        names.RESOURCE: names.name_of(step.address),
+        names.EVENT: stamp,
+        names.DIGEST: body_digest(step),
+    }
+    if step.want is not None:
+        marks[names.WANT] = step.want
+    deed = step.deed
+    fields: Fields = {("config", key): value for key, value in marks.items()}
+    if isinstance(deed, Merge | ResolveUser):
+        return msgspec.structs.replace(deed, set={**deed.set, **fields})
+    if isinstance(deed, Seed) or (isinstance(deed, Call) and deed.method == "POST" and deed.body):
+        body = dict(deed.body or {})
+        config = body.get("config")
+        known = cast("dict[str, object]", config) if isinstance(config, dict) else {}
+        body["config"] = {**known, **marks}
+        return msgspec.structs.replace(deed, body=body)
+    return deed
 
 
 # --- what may be shown and written in clear -----------------------------------------------------------
