@@ -29,7 +29,7 @@ types: venv ## Check types
 	@$(BIN)/basedpyright
 
 house: venv ## Check who imports whom, and that every room has its twin
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m pytest -q tests/test_house.py
 
 test: ## Everything but the long tests: build, lint, types, house, unit, lab and end-to-end

@@ -15,7 +15,7 @@ step "build" $bin/python build_zipapp.py
 step "lint" $bin/ruff check .
 step "format" $bin/ruff format --check .
 step "types" $bin/basedpyright
-step "imports" $bin/lint-imports
+step "imports" $bin/lint-imports --no-logo
 
 echo "== tests"
 if [ "${1:-}" = --long ]; then
