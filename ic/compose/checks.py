@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from ic import errors, units
-from ic.compose import model
 from ic.fields import networking, tree
+
+if TYPE_CHECKING:
+    from ic.compose import model
 
 
 def check(stack: model.Stack, report: tree.Report) -> None:

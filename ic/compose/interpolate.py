@@ -11,10 +11,14 @@ Limits: 64 levels of nesting, 8 MiB for one value.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from ic import errors
 from ic.fields import tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ic import errors
 
 DEPTH_LIMIT = 64
 SIZE_LIMIT = 8 * 2**20

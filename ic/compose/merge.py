@@ -7,9 +7,12 @@ what is there; where the Compose Specification says otherwise, by the rule of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from ic.fields import tree
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ANY = "*"
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from ic import units
 from ic.fields import section as contribution
 from ic.fields import tree
-from ic.resources import kind
+
+if TYPE_CHECKING:
+    from ic.resources import kind
 
 Protocol = Literal["tcp", "udp"]
 

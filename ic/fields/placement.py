@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ic import names
 from ic.fields import section as contribution
 from ic.fields import tree
-from ic.resources import kind
+
+if TYPE_CHECKING:
+    from ic.resources import kind
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):

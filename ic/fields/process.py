@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import posixpath
 import shlex
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ic import errors, names
 from ic.fields import section as contribution
 from ic.fields import tree
-from ic.resources import image as image_kind
-from ic.resources import kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ic.resources import image as image_kind
+    from ic.resources import kind
 
 
 class EnvFile(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import posixpath
 import re
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 
 from ic import names, units
 from ic.fields import section as contribution
 from ic.fields import tree
-from ic.resources import image as image_kind
-from ic.resources import kind
+
+if TYPE_CHECKING:
+    from ic.resources import image as image_kind
+    from ic.resources import kind
 
 
 class Mount(msgspec.Struct, frozen=True, kw_only=True):
@@ -340,9 +342,4 @@ TMPFS_MODE = 0o1777  # docker's
 
 
 def _volume(source: str, target: str, ctx: contribution.Context) -> contribution.Named:
-    if source:
-        return ctx.volumes[source]
-    name = names.anonymous_volume(ctx.service, ctx.replica, target)
-    return contribution.Named(
-        name=name, pool=ctx.volumes[name].pool if name in ctx.volumes else ctx.pool
-    )
+    return ctx.volumes[source or names.anonymous_volume(ctx.service, ctx.replica, target)]

@@ -15,10 +15,12 @@ Reading functions take `(node, where, report)`: `where` is the dotted name used 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ic import errors, units
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 Scalar = str | int | float | bool | None
 Mark = Literal["", "reset", "override"]
