@@ -28,5 +28,12 @@ def probe_pyz(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says on which interpreters the zipapp was run."""
-    terminalreporter.write_line("zipapp run on: " + ", ".join(interpreters.GOOD))
+    """Says on which interpreters the zipapp was run, and which of those on board were not at hand."""
+    ran = {label.rpartition(".")[0] for label in interpreters.GOOD}
+    versions = [f"{tag[:1]}.{tag[1:]}" for tag in build_zipapp.PYTHONS]
+    missing = [version for version in versions if version not in ran]
+    missing += ["musl"] if "musl" not in interpreters.GOOD else []
+    machines = {tag.split("-")[2] for tag in build_zipapp.TAGS} - {os.uname().machine}
+    terminalreporter.write_line(
+        f"zipapp run on {', '.join(interpreters.GOOD)}; not at hand: {', '.join([*missing, *sorted(machines)])}"
+    )
