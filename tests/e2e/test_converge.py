@@ -242,7 +242,7 @@ def test_scaling_adds_and_removes_the_highest_numbers(shop: scenario.Scenario) -
     assert shop.instance("web-3")["config"]["user.ic.res"] == "instance:web/3"
     found = {one["devices"]["eth0"]["ipv4.address"] for one in shop.instances().values()}
     assert len(found) == 5
-    names = shop.run("data", "nslookup", "web.")
+    names = shop.run("data", "nslookup", "web")
     assert all(
         shop.instance(f"web{n}")["devices"]["eth0"]["ipv4.address"] in names
         for n in ("", "-2", "-3")

@@ -28,7 +28,7 @@ link.settimeout(5)
 link.sendto(b"hello", (sys.argv[1], int(sys.argv[2])))
 print(link.recv(2048).decode())
 """
-FIRST = "for n in web www my_db my-db; do nslookup $$n. >/out/$$n 2>&1 || exit 1; done"
+FIRST = "for n in web www my_db my-db; do nslookup $$n >/out/$$n 2>&1 || exit 1; done"
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_names_resolve_after_a_restart_of_either_side(reach: scenario.Scenario) 
         body = {"action": "restart", "force": True, "timeout": 10}
         reach.send("PUT", f"/1.0/instances/{instance}/state", body)
     for name in ("web", "www", "my_db"):
-        reach.run("peek", "nslookup", f"{name}.")
+        reach.run("peek", "nslookup", name)
     assert reach.run("peek", "wget", "-qO-", "http://web/") == "a page of mine\n"
 
 
