@@ -186,8 +186,8 @@ def _merged(before: argparse.Namespace, after: argparse.Namespace | None) -> ses
     """Global options from before and behind the command: lists add up, the later single value wins."""
 
     def both(name: str) -> tuple[str, ...]:
-        parts = [getattr(one, name, None) or [] for one in (before, after)]
-        return tuple(value for part in parts for value in part)
+        parts: list[list[str]] = [getattr(one, name, None) or [] for one in (before, after)]
+        return (*parts[0], *parts[1])
 
     def last(name: str) -> str | None:
         later = getattr(after, name, None)

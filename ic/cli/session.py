@@ -78,7 +78,7 @@ class Session:
         if self._stack is None:
             from ic.compose import loader
 
-            self._stack = loader.load(self.loader_options(), self.env, _stdin_text)
+            self._stack = loader.load(self.loader_options(), self.env, _stdin_bytes)
             self.out.diagnostics(self._stack.diagnostics)
         return self._stack
 
@@ -149,15 +149,13 @@ def _is_terminal(stream: object) -> bool:
         return False
 
 
-def _stdin_text() -> str:
-    """All of standard input, for `-f -`. Raises UsageError when it is closed or not UTF-8."""
-    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
-        raise errors.UsageError("cannot read the compose file from standard input: it is closed")
+def _stdin_bytes() -> bytes:
+    """All of standard input, for `-f -`. Raises UsageError when it is closed."""
     try:
-        return sys.stdin.buffer.read().decode()
-    except (OSError, ValueError) as error:
+        return sys.stdin.buffer.read()
+    except (AttributeError, OSError, ValueError) as error:
         raise errors.UsageError(
-            "cannot read the compose file from standard input: it is not UTF-8 text"
+            "cannot read the compose file from standard input: it is closed"
         ) from error
 
 

@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
@@ -38,7 +39,6 @@ LANES: dict[str, int] = {
 """How many steps of a lane run at once: creating does not scale on the server, stopping does."""
 
 TICK_SECONDS = 0.1
-JOURNALED_ERROR_CHARACTERS = 120
 
 Status = Literal["ok", "failed", "unknown", "not-started"]
 Results = dict[tuple[str, str], str]
@@ -85,15 +85,16 @@ class Run(Protocol):
     def lineage(self) -> str: ...
     @property
     def lost(self) -> threading.Event: ...
-    def intend(self, step: kind.Step, on_ack: Callable[[Intent], None]) -> None: ...
+    def intend(self, step: kind.Step, on_ack: Callable[[Intent], None]) -> int: ...
     def outcome(
         self,
         n: int,
-        status: str,
-        ms: int,
+        status: Literal["ok", "err", "skip"],
+        ms: int | None = None,
         error: str | None = None,
-        result: dict[str, str] | None = None,
+        result: Mapping[str, object] | None = None,
     ) -> None: ...
+    def guard(self) -> None: ...
 
 
 class Report(Protocol):
@@ -255,11 +256,8 @@ class _Walk:
             except queue.Empty:
                 message = None
         self.report.tick()
-        if self.run.lost.is_set() and self.stopped_by is None:
-            self.stopped_by = errors.Fenced(
-                "cannot go on: another ic has taken over this stack",
-                hint="`ic history` shows who; run `ic plan` to see what is left to do",
-            )
+        if self.run.lost.is_set():
+            self._journaled(self.run.guard)
 
     def _advance(self) -> None:
         if self.stopped_by is not None:
@@ -287,7 +285,18 @@ class _Walk:
             self.waiting[step.lane].append(step)
         else:
             self.asked.add(step.id)
-            self.run.intend(step, lambda intent: self.inbox.put(_Acknowledged(step, intent)))
+            self._journaled(
+                lambda: self.run.intend(
+                    step, lambda intent: self.inbox.put(_Acknowledged(step, intent))
+                )
+            )
+
+    def _journaled(self, write: Callable[[], object]) -> None:
+        """Write to the journal; when that is not possible any more, nothing else is."""
+        try:
+            write()
+        except errors.IcError as error:
+            self.stopped_by = self.stopped_by or error
 
     def _start(self, step: kind.Step) -> None:
         self.running[step.lane][step.id] = step
@@ -335,11 +344,9 @@ class _Walk:
     def _journal(self, intent: Intent, status: Status, end: _Ended) -> None:
         if status == "unknown":
             return  # an intent without an outcome is what recovery settles from live state
-        text = None
-        if end.error is not None:
-            text = f"{end.error.code} {end.error.summary[:JOURNALED_ERROR_CHARACTERS]}"
-        word = "ok" if status == "ok" else "err"
-        self.run.outcome(intent.n, word, end.ms, text, end.brought or None)
+        word: Literal["ok", "err"] = "ok" if status == "ok" else "err"
+        text = f"{end.error.code} {end.error.summary}" if end.error is not None else None
+        self._journaled(lambda: self.run.outcome(intent.n, word, end.ms, text, end.brought))
 
     def _settle(self, outcome: Outcome) -> None:
         self.outcomes[outcome.step.id] = outcome
@@ -352,7 +359,7 @@ class _Walk:
                 step = waiting.popleft()
                 intent = self.intents.get(step.id)
                 if intent is not None:
-                    self.run.outcome(intent.n, "skip", 0, None, None)
+                    self._journaled(partial(self.run.outcome, intent.n, "skip"))
                 self._settle(Outcome(step=step, status="not-started"))
 
     # --- threads ---

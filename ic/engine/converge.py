@@ -1,0 +1,310 @@
+"""The flow from files to a changed server: look, plan, take the lease, look again, execute, close.
+
+Enters: a stack (or only its name), what is asked for, and a client. Leaves: a View (for showing, nothing
+was written) or what became of carrying it out. Not pure. Nothing here decides: planning decides, executing
+carries out; this is the order in which they are asked (docs/architecture.md, "Data flow").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+import ic
+from ic import buildinfo, errors, names
+from ic.compose import model
+from ic.engine import deeds, execute, observe, recover
+from ic.journal import book, fold, lease
+from ic.plan import changes, desired, facts, planner
+from ic.resources import kind
+
+if TYPE_CHECKING:
+    from ic.incus import client as incus
+    from ic.resources import image
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked for. `stack` is None for commands that need no file; `name` is always there."""
+
+    name: str
+    stack: model.Stack | None
+    options: planner.Options
+    command: str
+
+    @property
+    def project(self) -> str:
+        """The Incus project of the stack."""
+        return names.project(self.name)
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """One look at everything, and the plan that follows from it. Nothing was written for it.
+
+    `recorded` is the journal's last applied state with steps in doubt settled in memory by `verdicts`.
+    """
+
+    asked: Asked
+    journal: book.Journal
+    recorded: fold.Recorded
+    verdicts: tuple[fold.Verdict, ...]
+    observed: facts.Observed
+    plan: changes.Plan
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do: no change, and no step of an earlier run in doubt."""
+        return not self.plan.changes and not self.verdicts
+
+    def basis(self) -> changes.Basis:
+        """What the plan was made from, for saving it and for comparing with a saved one."""
+        stack = self.asked.stack
+        return changes.Basis(
+            lineage=self.recorded.lineage,
+            sequence=self.recorded.sequence,
+            chain=self.recorded.chain,
+            files=stack.files if stack else (),
+            live=self.observed.live,
+            services=self.asked.options.services,
+            remove_orphans=self.asked.options.remove_orphans,
+        )
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan that was carried out, well or not: under which run, and how every step ended.
+
+    `run` is empty when nothing had to be written. `warnings` are those of closing the journal.
+    """
+
+    plan: changes.Plan
+    run: str
+    result: execute.Result
+    warnings: tuple[errors.Diagnostic, ...] = ()
+
+
+class Moved(msgspec.Struct, frozen=True, kw_only=True):
+    """Between showing the plan and taking the lease something has moved: this is what there is now."""
+
+    view: View
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """How a plan is carried out.
+
+    `agreed` says that another plan than the shown one may be carried out as well (`--yes`, `up`, `down`);
+    `shown` is told of it. `lock_timeout` is in seconds. `say` takes a sentence for the user.
+    """
+
+    report: execute.Report
+    interrupts: execute.Interrupts
+    say: Callable[[str], None]
+    shown: Callable[[View], None]
+    agreed: bool
+    lock_timeout: float = 10.0
+
+
+def look(
+    client: incus.Client,
+    asked: Asked,
+    env: Mapping[str, str],
+    *,
+    images: Mapping[str, image.ImageFacts] | None = None,
+) -> View:
+    """Read the journal and live state, settle doubts in memory, and plan.
+
+    `images` are facts of an earlier look, not asked for again. Raises JournalError for a journal that
+    cannot be trusted, and whatever reading and planning raise.
+    """
+    journal, observed = observe.observe(
+        client, asked.project, asked.stack, env, images=images or {}, pull=asked.options.pull
+    )
+    if journal.state not in ("ok", "none"):
+        book.require_writable(journal, observed.project_config)
+    found = recover.verdicts(journal.recorded.doubts, observed, journal.key)
+    recorded = fold.settled(journal.recorded, found)
+    return View(
+        asked=asked,
+        journal=journal,
+        recorded=recorded,
+        verdicts=found,
+        observed=observed,
+        plan=_planned(asked, recorded, recover.cleared(observed, found), journal.key),
+    )
+
+
+def _planned(
+    asked: Asked, recorded: fold.Recorded, observed: facts.Observed, key: bytes
+) -> changes.Plan:
+    options = msgspec.structs.replace(asked.options, key=key)
+    if asked.stack is None or options.mode in ("down", "destroy"):
+        wanted = desired.nothing(asked.name)
+    else:
+        wanted = desired.build(asked.stack, recorded, observed, options)
+    return planner.plan(wanted, recorded, observed, options)
+
+
+class _Clock(lease.SystemClock):
+    """This machine's clocks; while the lease is waited for, an interruption ends the waiting."""
+
+    def __init__(self, interrupts: execute.Interrupts) -> None:
+        self.waiting: threading.Thread | None = threading.current_thread()
+        self._interrupts = interrupts
+
+    def sleep(self, seconds: float) -> None:
+        """Wait; raises Interrupted on the thread that waits for the lease."""
+        if threading.current_thread() is not self.waiting:
+            time.sleep(seconds)
+        elif self._interrupts.requested.wait(seconds):
+            raise errors.Interrupted("cannot wait for the lease: interrupted")
+
+
+def carry_out(
+    client: incus.Client, view: View, env: Mapping[str, str], terms: Terms
+) -> Done | Moved:
+    """Take the lease, settle doubts, look again, and execute: the shown plan, or (agreed) the one of now.
+
+    A stack without a project gets it here: one POST that holds the journal's beginning as well, the only
+    call without an acknowledged intent. Raises Locked, Fenced, other JournalErrors, Interrupted, IncusError.
+    """
+    asked = view.asked
+    start = book.start(asked.command, version=ic.__version__, build=buildinfo.build_id())
+    head = view.observed.project_config.get(names.HEAD, "")
+    founding = _founding(view.plan)
+    if founding is not None:
+        head = _found(client, founding, start, asked.name)
+    clock = _Clock(terms.interrupts)
+    run = book.begin(
+        client,
+        asked.project,
+        start,
+        floor=view.recorded.generation,
+        head=head,
+        lock_timeout=terms.lock_timeout,
+        say=terms.say,
+        clock=clock,
+    )
+    clock.waiting = None
+    try:
+        now = _settled(client, run, view, env, terms)
+        moved = not _same(view.plan, now.plan)
+        if moved and not terms.agreed:
+            run.close("interrupted")
+            return Moved(view=now)
+        if moved:
+            terms.shown(now)
+        result = _executed(client, run, now, env, terms)
+    except BaseException as error:
+        stopped = isinstance(error, (errors.Interrupted, KeyboardInterrupt))
+        with contextlib.suppress(errors.IcError):
+            run.close("interrupted" if stopped else "failed")
+        raise
+    if result.stopped_by is None:
+        return Done(plan=now.plan, run=run.id, result=result, warnings=run.close(result.status))
+    with contextlib.suppress(errors.IcError):
+        run.close("failed")
+    return Done(plan=now.plan, run=run.id, result=result)
+
+
+def _founding(plan: changes.Plan) -> kind.Step | None:
+    """The step that creates the project, if there is one."""
+    return next((step for step in plan.steps if step.event == "proj.create"), None)
+
+
+def _found(client: incus.Client, step: kind.Step, start: book.Start, stack: str) -> str:
+    """Create the project together with its journal; the text of the journal's head.
+
+    Of two creators one wins, and the other goes on as a contender for the lease: "exists" is no failure.
+    A lost answer is settled by the look that follows.
+    """
+    genesis = book.genesis(step, start)
+    deed = kind.stamped(step, genesis[names.LINEAGE], stack, "0/2")
+    if not isinstance(deed, kind.Call) or deed.body is None:
+        raise errors.PlanError("cannot create the project: the plan has no request for it")
+    config = {**cast("dict[str, object]", deed.body["config"]), **genesis}
+    try:
+        client.call(deed.method, deed.path, deed.query, {**deed.body, "config": config})
+    except (errors.Conflict, errors.TimedOut):
+        return ""
+    return genesis[names.HEAD]
+
+
+def _settled(
+    client: incus.Client, run: book.Run, view: View, env: Mapping[str, str], terms: Terms
+) -> View:
+    """Everything as it is under the lease: doubts settled in the journal, live state, the plan."""
+    asked = view.asked
+    images = view.observed.facts.images
+
+    def observed_now() -> facts.Observed:
+        return observe.observe(
+            client, asked.project, asked.stack, env, images=images, pull=asked.options.pull
+        )[1]
+
+    observed, found = recover.settle(run, client, asked.project, observed_now, say=terms.say)
+    return View(
+        asked=asked,
+        journal=run.journal,
+        recorded=run.recorded,
+        verdicts=found,
+        observed=observed,
+        plan=_planned(asked, run.recorded, observed, run.key),
+    )
+
+
+def _same(shown: changes.Plan, now: changes.Plan) -> bool:
+    """Whether what was shown is what would be done; the project's creation is done by now."""
+    return _but_project(shown).changes == _but_project(now).changes
+
+
+def _but_project(plan: changes.Plan) -> changes.Plan:
+    """The plan without the project's own creation or deletion: neither is a step under the lease."""
+    kept = tuple(one for one in plan.changes if names.kind_of(one.address) != "project")
+    gone = {step.id for one in plan.changes if one not in kept for step in one.steps}
+
+    def freed(step: kind.Step) -> kind.Step:
+        return msgspec.structs.replace(
+            step,
+            needs=tuple(need for need in step.needs if need not in gone),
+            after=tuple(need for need in step.after if need not in gone),
+        )
+
+    return msgspec.structs.replace(
+        plan,
+        changes=tuple(
+            msgspec.structs.replace(one, steps=tuple(freed(step) for step in one.steps))
+            for one in kept
+        ),
+    )
+
+
+def _executed(
+    client: incus.Client, run: book.Run, view: View, env: Mapping[str, str], terms: Terms
+) -> execute.Result:
+    """Walk the plan."""
+    tools = deeds.Tools(
+        client=client,
+        lineage=run.lineage,
+        guard=run.guard,
+        confirm_delete=run.confirm_delete,
+        env=env,
+    )
+
+    def perform(
+        step: kind.Step,
+        deed: kind.Deed,
+        stamp: str,
+        results: Mapping[tuple[str, str], str],
+    ) -> dict[str, str]:
+        return deeds.perform(tools, step, deed, stamp, results)
+
+    return execute.execute(
+        _but_project(view.plan),
+        run,
+        perform,
+        report=terms.report,
+        interrupts=terms.interrupts,
+    )

@@ -1,0 +1,680 @@
+"""Carries out one deed of a plan against the server: one function per kind of deed.
+
+Enters: a stamped deed and what earlier steps brought. Leaves: what this one brought, or an IcError. Not pure;
+runs on pool threads and keeps no state. Directly before every request that changes something the lease's
+age is checked (`guard`), before a delete the run object is read again. An answer that was lost is never
+taken for a failure: live state is read, and only what has not happened is asked for again (journal.md, 2.6).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from ic import errors, names
+from ic.incus import client
+from ic.resources import kind
+
+RETRY_SECONDS = 60.0
+"""How long one deed is tried again while its object is busy, or while the server does not answer."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
+FORCE_SECONDS = 30
+SETTLED_STOP = ("already stopped", "is not running", "isn't running")
+SETTLED_START = ("already running",)
+
+Body = dict[str, Any]
+
+
+class Tools(msgspec.Struct, frozen=True, kw_only=True):
+    """What a deed needs beside itself. `guard` and `confirm_delete` raise Fenced when the lease is lost.
+
+    `credentials(reference)` gives user and password for the registry of a pull reference, or None.
+    """
+
+    client: client.Client
+    lineage: str
+    guard: Callable[[], None]
+    confirm_delete: Callable[[], None]
+    env: Mapping[str, str]
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+def perform(
+    tools: Tools,
+    step: kind.Step,
+    deed: kind.Deed,
+    stamp: str,
+    results: Mapping[tuple[str, str], str],
+) -> dict[str, str]:
+    """Carry out one deed; what it brought by key. Raises IcError, without any private value in its text."""
+    try:
+        if isinstance(deed, kind.Call):
+            return _call(tools, deed, stamp, results)
+        if isinstance(deed, kind.Merge):
+            _merge(tools, deed.path, deed.query, deed.set, deed.unset)
+        elif isinstance(deed, kind.Stop):
+            _stop(tools, deed)
+        elif isinstance(deed, kind.Start):
+            _start(tools, deed)
+        elif isinstance(deed, kind.Pull):
+            return _pull(tools, deed)
+        elif isinstance(deed, kind.Seed):
+            _seed(tools, deed)
+        elif isinstance(deed, kind.ResolveUser):
+            _resolve_user(tools, deed)
+        elif isinstance(deed, kind.AwaitExit):
+            _await_exit(tools, deed)
+        elif isinstance(deed, kind.MakeDirectory):
+            _make_directory(deed)
+    except errors.IcError as error:
+        raise masked(error, private_values(step.deed)) from error
+    return {}
+
+
+# --- what may be said of a failure ----------------------------------------------------------------
+
+
+def private_values(deed: kind.Deed) -> tuple[str, ...]:
+    """Values in a deed's request that may not be shown: servers like to quote what they refuse."""
+    found: list[str] = []
+    if isinstance(deed, kind.Merge):
+        found += [value for path, value in deed.set.items() if not kind.is_public(path)]
+    elif isinstance(deed, kind.Call) and deed.body is not None:
+        config = deed.body.get("config")
+        if isinstance(config, dict):
+            for key, value in cast("dict[str, object]", config).items():
+                if isinstance(value, str) and not kind.is_public(("config", key)):
+                    found.append(value)
+    return tuple(sorted((value for value in found if len(value) >= 3), key=len, reverse=True))
+
+
+def masked(error: errors.IcError, values: tuple[str, ...]) -> errors.IcError:
+    """The same error with every one of these values replaced by `***`."""
+
+    def mask(text: str) -> str:
+        for value in values:
+            text = text.replace(value, "***")
+        return text
+
+    return type(error)(
+        mask(error.summary),
+        details=tuple(mask(line) for line in error.details),
+        hint=mask(error.hint),
+        diagnostics=error.diagnostics,
+        code=error.code,
+    )
+
+
+# --- asking until it is known ---------------------------------------------------------------------
+
+
+def _insist(
+    tools: Tools,
+    send: Callable[[], dict[str, str]],
+    landed: Callable[[], dict[str, str] | None],
+) -> dict[str, str]:
+    """Send until the server has taken it, or refuses.
+
+    While the object is busy, or nothing could be sent, it is sent again. After an answer that was lost
+    `landed` reads live state first: what it finds is the answer, None means that nothing has happened.
+    """
+    end = tools.clock() + RETRY_SECONDS
+    pause = FIRST_PAUSE
+    doubt: errors.IcError | None = None
+    while True:
+        try:
+            if doubt is not None:
+                found = landed()
+                if found is not None:
+                    return found
+                doubt = None
+            return send()
+        except errors.TimedOut as error:
+            doubt = doubt or error
+            failure: errors.IcError = doubt
+        except errors.Unreachable as error:
+            failure = doubt or error
+        except errors.PreconditionFailed as error:
+            failure = error
+        except errors.Conflict as error:
+            if error.code != "E_BUSY":
+                raise
+            failure = doubt or error
+        if tools.clock() + pause > end:
+            raise failure
+        tools.sleep(pause)
+        pause = min(pause * 2, LONGEST_PAUSE)
+
+
+def _await_quiet(tools: Tools, path: str, query: Mapping[str, str]) -> None:
+    """Raise TimedOut while the server still works on the object: what it is doing may yet take effect."""
+    for operation in tools.client.operations(query.get("project", "default")):
+        resources = cast("dict[str, list[str] | None]", operation.get("resources") or {})
+        for touched in resources.values():
+            if any(one.partition("?")[0] == path for one in touched or ()):
+                raise errors.TimedOut(f"cannot say how {unquote(path)} stands: still being changed")
+
+
+# --- one function per deed ------------------------------------------------------------------------
+
+
+def resolved(body: object, results: Mapping[tuple[str, str], str]) -> Any:
+    """A request body with every `kind.Result` replaced by what the earlier step brought.
+
+    Raises PlanError when that step brought nothing of the kind.
+    """
+    if isinstance(body, kind.Result):
+        value = results.get((body.address, body.key))
+        if value is None:
+            raise errors.PlanError(f"cannot use {body.key} of {body.address}: no step brought it")
+        return value
+    if isinstance(body, dict):
+        fields = cast("dict[str, object]", body)
+        return {key: resolved(value, results) for key, value in fields.items()}
+    if isinstance(body, (list, tuple)):
+        return [resolved(value, results) for value in cast("list[object]", body)]
+    return body
+
+
+def _call(
+    tools: Tools, deed: kind.Call, stamp: str, results: Mapping[tuple[str, str], str]
+) -> dict[str, str]:
+    """One request. A POST or DELETE in doubt is decided by what is there."""
+    body: Body | None = None if deed.body is None else resolved(deed.body, results)
+
+    def send() -> dict[str, str]:
+        if deed.method == "DELETE":
+            _confirm_ours(tools, deed)
+            tools.confirm_delete()
+        reply = tools.client.call(deed.method, deed.path, deed.query, body, guard=tools.guard)
+        return _kept(reply, deed.keep)
+
+    def landed() -> dict[str, str] | None:
+        if deed.method == "POST":
+            return _created(tools, deed, body, stamp)
+        if deed.method == "DELETE":
+            return _deleted(tools, deed)
+        return None
+
+    try:
+        return _insist(tools, send, landed)
+    except errors.NotFound:
+        if deed.method == "DELETE":
+            return {}
+        raise
+    except errors.IncusError as error:
+        if any(piece in error.summary for piece in deed.settled_by):
+            return {}
+        if deed.method == "POST" and isinstance(error, errors.Conflict):
+            found = _created(tools, deed, body, stamp)
+            if found is not None:
+                return found
+        raise
+
+
+def _kept(reply: object, keep: tuple[str, ...]) -> dict[str, str]:
+    values = cast("dict[str, object]", reply) if isinstance(reply, dict) else {}
+    return {key: str(values[key]) for key in keep if key in values}
+
+
+def _created(tools: Tools, deed: kind.Call, body: Body | None, stamp: str) -> dict[str, str] | None:
+    """What the POST made, if it is there and carries this very intent's stamp.
+
+    An instance whose creation was cut off (our stamp, never started, `volatile.apply_template` not yet
+    written) is removed: it holds no data. Raises OwnershipConflict for somebody else's.
+    """
+    name = str((body or {}).get("name", ""))
+    path = f"{deed.path}/{quote(name, safe='')}"
+    _await_quiet(tools, path, deed.query)
+    try:
+        found = cast("Body", tools.client.get(path, deed.query))
+    except errors.NotFound:
+        return None
+    config = cast("dict[str, str]", found.get("config") or {})
+    if not stamp or config.get(names.EVENT) != stamp:
+        raise errors.OwnershipConflict(
+            f"cannot create {unquote(path.removeprefix('/1.0/'))}: something of this name is there already",
+            hint="`ic plan` shows what is in the way",
+        )
+    if deed.path == "/1.0/instances" and _half_made(found):
+        tools.client.call("DELETE", path, deed.query, guard=tools.guard)
+        return None
+    return _kept(found, deed.keep)
+
+
+def _half_made(instance: Body) -> bool:
+    config = cast("dict[str, str]", instance.get("config") or {})
+    never_started = str(instance.get("last_used_at", "")).startswith(("0001", "1970"))
+    return never_started and "volatile.apply_template" not in config
+
+
+def _deleted(tools: Tools, deed: kind.Call) -> dict[str, str] | None:
+    _await_quiet(tools, deed.path, deed.query)
+    try:
+        tools.client.get(deed.path, deed.query)
+    except errors.NotFound:
+        return {}
+    return None
+
+
+def _confirm_ours(tools: Tools, deed: kind.Call) -> None:
+    """Deletes cannot be fenced by the server: directly before one, its object must still carry our mark.
+
+    Raises OwnershipConflict when it does not, NotFound when it is gone.
+    """
+    found = cast("Body", tools.client.get(deed.path, deed.query))
+    if "config" not in found:
+        return  # images: content, known by its digest
+    config = cast("dict[str, str]", found["config"] or {})
+    if config.get(names.LINEAGE) != tools.lineage:
+        raise errors.OwnershipConflict(
+            f"cannot delete {unquote(deed.path.removeprefix('/1.0/'))}: "
+            "it does not carry this stack's mark any more",
+            hint="run `ic plan` again",
+        )
+
+
+_WRITABLE = ("architecture", "config", "devices", "ephemeral", "profiles", "description")
+
+
+def merged(body: Body, set_: kind.Fields, unset: tuple[kind.Path, ...]) -> Body:
+    """The writable part of a body with fields set and unset; all else as it was found. Pure."""
+    new: Body = {key: body[key] for key in _WRITABLE if key in body}
+    new["config"] = dict(new.get("config") or {})
+    if "devices" in new:
+        devices = cast("dict[str, Body]", new["devices"] or {})
+        new["devices"] = {name: dict(device) for name, device in devices.items()}
+    for path in unset:
+        inner = new.get(path[0])
+        if len(path) == 3 and isinstance(inner, dict):
+            inner = cast("Body", inner).get(path[1])
+        if isinstance(inner, dict):
+            cast("Body", inner).pop(path[-1], None)
+    for path, value in set_.items():
+        if len(path) == 1:
+            new[path[0]] = value
+        elif len(path) == 2:
+            new.setdefault(path[0], {})[path[1]] = value
+        else:
+            new.setdefault(path[0], {}).setdefault(path[1], {})[path[2]] = value
+    return new
+
+
+def _merge(
+    tools: Tools,
+    path: str,
+    query: Mapping[str, str],
+    set_: kind.Fields,
+    unset: tuple[kind.Path, ...] = (),
+) -> None:
+    """Read, change, write back with If-Match; done again when somebody else was faster."""
+
+    def send() -> dict[str, str]:
+        found, etag = tools.client.get_tagged(path, query)
+        before = merged(cast("Body", found), {}, ())
+        after = merged(cast("Body", found), set_, unset)
+        if after != before:
+            method, body = _smallest_write(path, before, after)
+            tools.client.call(method, path, query, body, etag=etag, guard=tools.guard)
+        return {}
+
+    _insist(tools, send, lambda: None)
+
+
+def _smallest_write(path: str, before: Body, after: Body) -> tuple[str, Body]:
+    """PATCH for an instance (synchronous), unless a device goes; PUT for everything else."""
+    gone = set(cast("Body", before.get("devices") or {})) - set(
+        cast("Body", after.get("devices") or {})
+    )
+    if not path.startswith("/1.0/instances/") or gone:
+        return "PUT", after
+    body: Body = {}
+    for part in ("config", "devices"):
+        old = cast("Body", before.get(part) or {})
+        new = cast("Body", after.get(part) or {})
+        body[part] = {key: value for key, value in new.items() if old.get(key) != value}
+        if part == "config":
+            body[part].update({key: "" for key in old if key not in new})
+    if before.get("description") != after.get("description"):
+        body["description"] = after.get("description")
+    return "PATCH", body
+
+
+# --- power ----------------------------------------------------------------------------------------
+
+
+def _is_stopped(instance: Body) -> bool:
+    return instance.get("status") == "Stopped"
+
+
+def _change_state(
+    tools: Tools,
+    path: str,
+    query: Mapping[str, str],
+    body: Body,
+    *,
+    reached: Callable[[Body], bool],
+    settled: tuple[str, ...],
+    timeout: float,
+) -> None:
+    """Ask for another power state; done when the server says so or it is there already."""
+
+    def send() -> dict[str, str]:
+        tools.client.call("PUT", f"{path}/state", query, body, guard=tools.guard, timeout=timeout)
+        return {}
+
+    def landed() -> dict[str, str] | None:
+        _await_quiet(tools, path, query)
+        return {} if reached(cast("Body", tools.client.get(path, query))) else None
+
+    try:
+        _insist(tools, send, landed)
+    except errors.IncusError as error:
+        if not any(piece in error.summary.lower() for piece in settled):
+            raise
+
+
+def _stop(tools: Tools, deed: kind.Stop) -> None:
+    """The stop signal and the grace period; what has not ended by then is ended by force.
+
+    One that is gone, or stopped already, is done.
+    """
+    seconds = math.ceil(deed.grace_ms / 1000)
+    try:
+        if seconds > 0 and _stopped_gracefully(tools, deed, seconds):
+            return
+        _change_state(
+            tools,
+            deed.path,
+            deed.query,
+            {"action": "stop", "timeout": FORCE_SECONDS, "force": True},
+            reached=_is_stopped,
+            settled=SETTLED_STOP,
+            timeout=2 * FORCE_SECONDS,
+        )
+    except errors.NotFound:
+        return
+
+
+def _stopped_gracefully(tools: Tools, deed: kind.Stop, seconds: int) -> bool:
+    """Whether it ended by itself within the grace period."""
+    try:
+        _change_state(
+            tools,
+            deed.path,
+            deed.query,
+            {"action": "stop", "timeout": seconds, "force": False},
+            reached=_is_stopped,
+            settled=SETTLED_STOP,
+            timeout=seconds + FORCE_SECONDS,
+        )
+    except errors.OperationFailed:
+        return _is_stopped(cast("Body", tools.client.get(deed.path, deed.query)))
+    return True
+
+
+_FAILED_EXEC = re.compile(r"([^-\n]+) - Failed to exec \"(.*)\"")
+_CHILD_ERROR = re.compile(rb"Child <\d+> ended on error \((\d+)\)")
+SHOWN_OUTPUT_LINES = 10
+
+
+def _start(tools: Tools, deed: kind.Start) -> None:
+    """Start; an entrypoint that cannot be run is told with the reason and the last lines of output.
+
+    The entrypoint is PID 1 itself, so that the server's answer depends on whether it could be run.
+    """
+    began = tools.clock()
+
+    def reached(instance: Body) -> bool:
+        return instance.get("status") == "Running" or _started_since(tools, instance, began)
+
+    try:
+        _change_state(
+            tools,
+            deed.path,
+            deed.query,
+            {"action": "start", "timeout": FORCE_SECONDS, "force": False},
+            reached=reached,
+            settled=SETTLED_START,
+            timeout=2 * FORCE_SECONDS,
+        )
+    except errors.OperationFailed as error:
+        log = tools.client.log_file(deed.path, "lxc.log", deed.query).decode(errors="replace")
+        found = _FAILED_EXEC.search(log)
+        if found is None:
+            raise
+        reason, program = found.group(1).strip(), found.group(2)
+        code = 127 if "No such file" in reason else 126
+        raise errors.OperationFailed(
+            f"cannot start {_instance_name(deed.path)}: its entrypoint {program} cannot be run: {reason}",
+            details=(f"exit code {code}", *_last_output(tools, deed.path, deed.query)),
+            hint="see `entrypoint` and `command` of the service, and what the image holds",
+            code="E_ENTRYPOINT",
+        ) from error
+
+
+def _started_since(tools: Tools, instance: Body, began: float) -> bool:
+    """Whether an instance was started after `began`, by the server's own clock (whole seconds)."""
+    import datetime as dt
+
+    text = re.sub(r"\.\d+", "", str(instance.get("last_used_at", "")))
+    try:
+        used = dt.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return False
+    elapsed = tools.clock() - began
+    return used >= tools.client.date_ms() / 1000 - elapsed - 1.0
+
+
+def _instance_name(path: str) -> str:
+    return f"instance {unquote(path.rpartition('/')[2])}"
+
+
+def _last_output(tools: Tools, path: str, query: Mapping[str, str]) -> tuple[str, ...]:
+    """The last lines that an instance wrote."""
+    text = tools.client.console_log(path, query).decode(errors="replace")
+    return tuple(line.rstrip() for line in text.splitlines()[-SHOWN_OUTPUT_LINES:])
+
+
+def exit_code(log: bytes) -> int:
+    """The exit code of the last run by its lxc.log: written there for every run that did not end well."""
+    found = _CHILD_ERROR.findall(log)
+    return int(found[-1]) if found else 0
+
+
+def _await_exit(tools: Tools, deed: kind.AwaitExit) -> None:
+    """Wait for the end of a one-shot job. Subscribes first, then looks, so that no end is missed."""
+    name = unquote(deed.path.rpartition("/")[2])
+    while True:
+        try:
+            with tools.client.events(deed.query) as stream:
+                while not _is_stopped(cast("Body", tools.client.get(deed.path, deed.query))):
+                    while not _tells_of(stream.next(), name):
+                        pass
+            break
+        except errors.Unreachable:
+            tools.sleep(LONGEST_PAUSE)  # the daemon restarts: connect and look again
+    code = exit_code(tools.client.log_file(deed.path, "lxc.log", deed.query))
+    if code:
+        raise errors.OperationFailed(
+            f"cannot go on after {_instance_name(deed.path)}: it ended with exit code {code}",
+            details=_last_output(tools, deed.path, deed.query),
+            hint="what waits for its completion was not started",
+            code="E_EXIT_CODE",
+        )
+
+
+def _tells_of(event: Body | None, name: str) -> bool:
+    """Whether an event is about the power of an instance."""
+    metadata = cast("Body", (event or {}).get("metadata") or {})
+    action = str(metadata.get("action", ""))
+    return metadata.get("name") == name and action.startswith(
+        ("instance-shutdown", "instance-stopped", "instance-deleted")
+    )
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def _pull(tools: Tools, deed: kind.Pull) -> dict[str, str]:
+    """Let the server fetch an image by digest; its fingerprint, also when it has it already."""
+    from ic.incus import oci
+
+    source = oci.pull_source(deed.reference, tools.env)
+    body: Body = {"source": source, "auto_update": False}
+
+    def send() -> dict[str, str]:
+        reply = tools.client.call("POST", "/1.0/images", deed.query, body, guard=tools.guard)
+        return {"fingerprint": str(cast("Body", reply)["fingerprint"])}
+
+    return _insist(tools, send, lambda: None)
+
+
+# --- volumes --------------------------------------------------------------------------------------
+
+COPIES_IN_FLIGHT = 4
+
+
+def _seed(tools: Tools, deed: kind.Seed) -> None:
+    """Make a volume with the owner and mode of its target in the image, fill it, then mark it as filled."""
+    stat = tools.client.file_stat(deed.instance_path, deed.target, deed.query)
+    exists = stat is not None and stat.type == "directory"
+    if stat is not None and exists:
+        owner = {"uid": str(stat.uid), "gid": str(stat.gid), "mode": f"{stat.mode:04o}"}
+    else:
+        instance = cast("Body", tools.client.get(deed.instance_path, deed.query))
+        config = cast("dict[str, str]", instance.get("config") or {})
+        owner = {
+            "uid": config.get("oci.uid", "0"),
+            "gid": config.get("oci.gid", "0"),
+            "mode": "0755",
+        }
+    _make_volume(tools, deed, {f"initial.{key}": value for key, value in owner.items()})
+    if exists and deed.fill:
+        _fill(tools, deed)
+    marker = {("config", names.SEEDED): deed.marker or "1"}
+    _merge(tools, deed.volume_path, deed.query, marker)
+
+
+def _make_volume(tools: Tools, deed: kind.Seed, initial: Mapping[str, str]) -> None:
+    """Create the volume; one that this stack has made before is filled again. Raises OwnershipConflict."""
+    config = {**cast("dict[str, str]", deed.body.get("config") or {}), **initial}
+    body: Body = {**deed.body, "config": config}
+
+    def send() -> dict[str, str]:
+        tools.client.call("POST", deed.pool_path, deed.query, body, guard=tools.guard)
+        return {}
+
+    def landed() -> dict[str, str] | None:
+        try:
+            found = cast("Body", tools.client.get(deed.volume_path, deed.query))
+        except errors.NotFound:
+            return None
+        if cast("dict[str, str]", found.get("config") or {}).get(names.LINEAGE) != tools.lineage:
+            raise errors.OwnershipConflict(
+                f"cannot create volume {body['name']}: one of this name is there and is not this stack's",
+                hint="rename it, or give the stack's volume another `name:`, or declare it `external: true`",
+            )
+        return {}
+
+    try:
+        _insist(tools, send, landed)
+    except errors.Conflict:
+        if landed() is None:
+            raise
+
+
+def _fill(tools: Tools, deed: kind.Seed) -> None:
+    """Copy what is below the target into the volume, level by level, several files at once."""
+    from concurrent import futures
+
+    def copy(below: str) -> list[str]:
+        """Copy one entry; the entries in it when it is a directory."""
+        tools.guard()
+        source = f"{deed.target.rstrip('/')}/{below}"
+        stat = tools.client.file_copy(
+            deed.instance_path, source, deed.volume_path, f"/{below}", deed.query
+        )
+        if stat.type != "directory":
+            return []
+        return [
+            f"{below}/{name}"
+            for name in tools.client.file_list(deed.instance_path, source, deed.query)
+        ]
+
+    level = list(tools.client.file_list(deed.instance_path, deed.target, deed.query))
+    with futures.ThreadPoolExecutor(COPIES_IN_FLIGHT) as pool:
+        while level:
+            level = [name for found in pool.map(copy, level) for name in found]
+
+
+# --- users ----------------------------------------------------------------------------------------
+
+
+def _resolve_user(tools: Tools, deed: kind.ResolveUser) -> None:
+    """Look the user up in the image's own files, and set the numbers."""
+    uid, gid = find_user(
+        deed.user,
+        _text_file(tools, deed, "/etc/passwd"),
+        _text_file(tools, deed, "/etc/group"),
+    )
+    fields = {("config", "oci.uid"): str(uid), ("config", "oci.gid"): str(gid), **deed.set}
+    _merge(tools, deed.path, deed.query, fields)
+
+
+def _text_file(tools: Tools, deed: kind.ResolveUser, file: str) -> str:
+    try:
+        return tools.client.file_get(deed.path, file, deed.query)[1].decode(errors="replace")
+    except errors.NotFound:
+        return ""
+
+
+def find_user(user: str, passwd: str, group: str) -> tuple[int, int]:
+    """uid and gid of `USER[:GROUP]` by docker's rule, from the texts of passwd and group. Pure.
+
+    Either part may be a number, which needs no entry; without a group it is the user's own one, 0 for a
+    number that passwd does not know. Raises PlanError for a name that is not there.
+    """
+    name, _, wanted = user.partition(":")
+    known = [line.split(":") for line in passwd.splitlines() if line.count(":") >= 3]
+    entry = next((one for one in known if name in (one[0], one[2])), None)
+    if entry is None and not name.isdecimal():
+        raise errors.PlanError(
+            f"cannot use user {name!r}: the image's /etc/passwd does not know it",
+            hint="give a number, or a user that the image has",
+        )
+    uid = int(entry[2]) if entry and entry[2].isdecimal() else int(name)
+    if not wanted:
+        return uid, int(entry[3]) if entry and entry[3].isdecimal() else 0
+    if wanted.isdecimal():
+        return uid, int(wanted)
+    groups = [line.split(":") for line in group.splitlines() if line.count(":") >= 2]
+    found = next((one[2] for one in groups if one[0] == wanted), "")
+    if not found.isdecimal():
+        raise errors.PlanError(
+            f"cannot use group {wanted!r}: the image's /etc/group does not know it",
+            hint="give a number, or a group that the image has",
+        )
+    return uid, int(found)
+
+
+# --- this host ------------------------------------------------------------------------------------
+
+
+def _make_directory(deed: kind.MakeDirectory) -> None:
+    """Make a missing bind source, as docker does."""
+    try:
+        os.makedirs(deed.directory, mode=0o755, exist_ok=True)
+    except OSError as error:
+        raise errors.PlanError(
+            f"cannot make directory {deed.directory}: {error.strerror}",
+            hint="make it yourself, or correct the bind mount's source",
+        ) from error
