@@ -69,7 +69,7 @@ REGISTRY = "127.0.0.1:5000"
 PRIVATE_REGISTRY = "127.0.0.1:5001"
 REGISTRY_USER = "lab"
 REGISTRY_PASSWORD = "lab-password"
-REGISTRY_HTPASSWD = "lab:$2y$05$abcdefghijklmnopqrstuuL/Ej5MNdjcasz4Sr7bjTMIxZn.WGpgG"
+REGISTRY_HTPASSWD = "lab:$2y$05$AxxufT.GyWXHz91fz.xUtePwPqAxc0UaBvXqNqq.9QAU5bFzeH8yi"
 ADDRESS = "10.76.0.1"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -784,7 +784,8 @@ class Lab(Place):
             text = reply.read()
         finally:
             connection.close()
-        if "json" not in reply.headers.get("Content-Type", ""):
+        # A file's content is no JSON, and an empty one is called JSON all the same.
+        if not text or "json" not in reply.headers.get("Content-Type", ""):
             return {"metadata": text.decode(errors="replace")}
         answer = json.loads(text)
         if answer.get("type") == "error":
