@@ -224,11 +224,13 @@ class Run:
         if self._on_lost is not None:
             self._on_lost()
 
+    @property
+    def _project_path(self) -> str:
+        return f"/1.0/projects/{quote(self._lease.project)}"
+
     def _project(self) -> tuple[dict[str, str], str, str]:
         """The project as it is now: config, description, ETag."""
-        reply = self._client.send(
-            "GET", f"/1.0/projects/{quote(self._lease.project)}", timeout=self._times.timeout
-        )
+        reply = self._client.send("GET", self._project_path, timeout=self._times.timeout)
         body = reply.metadata
         return dict(body.get("config") or {}), str(body.get("description") or ""), reply.etag
 
@@ -457,10 +459,13 @@ class Run:
             first = state.sequence
             fold.fold((events.decode(line.raw) for line in log if line.last > first), state)
         packed: dict[str, str] | None = None
-        for _ in range(FOLD_TRIES):
+        failure: errors.IcError = errors.JournalError(
+            "cannot fold the journal into the project: somebody else writes the project all the time"
+        )
+        for attempt in range(FOLD_TRIES):
             config, description, etag = self._project()
             if packed is not None and pages.holds(config, packed):
-                return packed[names.HEAD]
+                break
             packed = pages.pack(
                 config,
                 log,
@@ -470,25 +475,27 @@ class Run:
                 described=description,
             )
             if pages.holds(config, packed):
-                return packed[names.HEAD]
+                break
             try:
                 self._client.send(
                     "PUT",
-                    f"/1.0/projects/{quote(self._lease.project)}",
+                    self._project_path,
                     None,
                     {"config": packed, "description": description},
                     etag=etag,
                     timeout=self._times.timeout,
                 )
-            except errors.Forbidden:
+            except (errors.Forbidden, errors.NotFound):
                 raise
             except errors.PreconditionFailed:
                 continue
-            except errors.TimedOut:
-                continue
-        raise errors.JournalError(
-            "cannot fold the journal into the project: somebody else writes the project all the time"
-        )
+            except errors.IncusError as error:
+                # Whether it was done shows when the project is read again.
+                failure = error
+                self._clock.sleep(min(0.2 * 2**attempt, 3.0))
+        else:
+            raise failure
+        return packed[names.HEAD]
 
     def _overflow(self, writer: wal.Writer) -> None:
         """Keep what may not go into the project in a profile of its own, once it is much."""

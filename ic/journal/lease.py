@@ -12,6 +12,7 @@ Pure apart from `acquire`, `identity` and `tick_of`; clocks, times and randomnes
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -483,11 +484,19 @@ def _take(client: Server, project: str, top: RunObject, terms: Terms) -> Lease |
         config[names.HEARTBEAT] = str(int(beat) + 1 if beat.isdecimal() else 1)
         config[names.HOLD] = encode_holder(terms.holder)
         held = {key: config[key] for key in (names.HOLD, names.HEARTBEAT)}
-        sent, wall = terms.clock.boottime(), terms.clock.wall()
-        reply = client.send("PATCH", path_of(name), query, {"config": held}, timeout=timeout)
+        reply, sent = insist(
+            client,
+            "PATCH",
+            path_of(name),
+            query,
+            {"config": held},
+            until=terms.clock.boottime() + terms.times.fence,
+            clock=terms.clock,
+            times=terms.times,
+        )
     except errors.NotFound:
         return None
-    skew = reply.date_ms - int(wall * 1000) if reply.date_ms else 0
+    skew = reply.date_ms - int(terms.clock.wall() * 1000) if reply.date_ms else 0
     return Lease(
         project=project,
         name=name,
@@ -498,6 +507,35 @@ def _take(client: Server, project: str, top: RunObject, terms: Terms) -> Lease |
         acknowledged=sent,
         skew=skew if abs(skew) > 2000 else 0,
     )
+
+
+def insist(
+    client: Server,
+    method: str,
+    path: str,
+    query: Mapping[str, str],
+    body: Mapping[str, object],
+    *,
+    until: float,
+    clock: Clock,
+    times: Times,
+) -> tuple[Reply, float]:
+    """A write that may be sent twice, tried until `until` (boottime); the reply, and when it was sent.
+
+    Raises NotFound (fenced) and Forbidden at once, another IncusError when there is no time left.
+    """
+    pause = 0.2
+    while True:
+        sent = clock.boottime()
+        try:
+            return client.send(method, path, query, body, timeout=times.timeout), sent
+        except (errors.NotFound, errors.Forbidden):
+            raise
+        except errors.IncusError:
+            if clock.boottime() + pause >= until:
+                raise
+            clock.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311
+            pause = min(2 * pause, 3.0)
 
 
 def encode_holder(holder: Holder) -> str:

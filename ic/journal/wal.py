@@ -10,7 +10,6 @@ Touches the world.
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -222,26 +221,19 @@ class Writer:
                 "cannot write the journal: this run has more to say than one request can hold",
                 hint="run the same command again: it goes on from what is done",
             )
-        pause = 0.2
-        while True:
-            sent = self._clock.boottime()
-            try:
-                self._client.send(
-                    "PUT", self._lease.path, self._query, body, timeout=self._times.timeout
-                )
-            except errors.NotFound as error:
-                raise self._fenced() from error
-            except errors.Forbidden:
-                raise
-            except errors.IncusError:
-                # Writing the same again is harmless, whatever became of the first.
-                if self._clock.boottime() + pause - self.acknowledged >= self._times.fence:
-                    raise
-                self._clock.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311
-                pause = min(2 * pause, 3.0)
-            else:
-                self.acknowledged = sent
-                return
+        try:
+            _, self.acknowledged = lease.insist(
+                self._client,
+                "PUT",
+                self._lease.path,
+                self._query,
+                body,
+                until=self.acknowledged + self._times.fence,
+                clock=self._clock,
+                times=self._times,
+            )
+        except errors.NotFound as error:
+            raise self._fenced() from error
 
     # --- the end ---
 
