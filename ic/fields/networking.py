@@ -77,18 +77,20 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?")
 
 def normalize(service: tree.Node, where: str, report: tree.Report) -> Networking:
     """Read the section from a service's merged mapping."""
-    host_node = service.child("hostname")
-    host = tree.text(host_node, f"{where}.hostname", report)
-    if host_node is not None and host and _HOST_NAME.fullmatch(host) is None:
-        report.error(
-            tree.VALUE, f"{where}.hostname: {host!r} is not a host name", host_node.position
-        )
     return Networking(
         networks=_attachments(service.child("networks"), f"{where}.networks", report),
         ports=tuple(port for port, _ in read_ports(service.child("ports"), where, report)),
         expose=_expose(service.child("expose"), f"{where}.expose", report),
-        hostname=host or None,
+        hostname=tree.text(service.child("hostname"), f"{where}.hostname", report) or None,
     )
+
+
+def faults(section: Networking) -> list[tuple[str, str, str]]:
+    """What could not run: key, reason and hint of each."""
+    host = section.hostname
+    if host and _HOST_NAME.fullmatch(host) is None:
+        return [("hostname", f"{host!r} is not a host name", "")]
+    return []
 
 
 def _attachments(node: tree.Node | None, where: str, report: tree.Report) -> dict[str, Attachment]:
@@ -96,36 +98,24 @@ def _attachments(node: tree.Node | None, where: str, report: tree.Report) -> dic
     found: dict[str, Attachment] = {}
     for name, one in tree.entries(given, where, report).items():
         label = f"{where}.{name}"
-        tree.entries(one, label, report)
+        tree.entries(one, label, report, null=True)
         tree.check_keys(one, label, report, ("aliases", "ipv4_address"), _ATTACHMENT_PENDING)
-        address = one.child("ipv4_address")
         found[name] = Attachment(
             aliases=tree.strings(one.child("aliases"), f"{label}.aliases", report),
-            ipv4_address=_ipv4(address, f"{label}.ipv4_address", report),
+            ipv4_address=tree.text(one.child("ipv4_address"), f"{label}.ipv4_address", report)
+            or None,
         )
     return found or {"default": Attachment()}
 
 
-def _ipv4(node: tree.Node | None, where: str, report: tree.Report) -> str | None:
-    value = tree.text(node, where, report)
-    if node is None or not value:
-        return None
-    if units.ipv4(value) is None:
-        report.error(tree.VALUE, f"{where}: {value!r} is not an IPv4 address", node.position)
-        return None
-    return value
-
-
 def _expose(node: tree.Node | None, where: str, report: tree.Report) -> tuple[str, ...]:
+    """Ports that a service listens on, as text; they need no publishing inside of a network."""
     found: dict[str, None] = {}
     for index, item in enumerate(tree.items(node, where, report)):
-        value = tree.scalar_text(item, f"{where}[{index}]", report) or ""
-        try:
-            units.port_range(value.partition("/")[0])
-        except ValueError as problem:
-            report.error(tree.VALUE, f"{where}[{index}]: {problem}", item.position)
+        if item.data is None or isinstance(item.data, bool):
+            tree.wrong_type(item, f"{where}[{index}]", report, "a port")
             continue
-        found[value] = None
+        found[tree.scalar_text(item, f"{where}[{index}]", report) or ""] = None
     return tuple(found)
 
 
@@ -284,9 +274,10 @@ def _endpoint(protocol: str, address: str, port: int) -> str:
 def contribute(section: Networking, ctx: contribution.Context) -> contribution.Contribution:
     """Network cards in the order of the file, a userspace proxy per published port, the host name.
 
-    The first card is configured by DHCP with its planned address and gives the default route; the others
-    carry theirs as a static CIDR, which brings no route of its own. `ipv6.address: none` spares each start
-    the wait for a DHCPv6 answer (5 s).
+    The primary card is configured by DHCP with its planned address and gives the default route; the others
+    carry theirs as a static CIDR, which brings no route of its own. So an instance of internal networks
+    alone has no way out; its name server must be named then. `ipv6.address: none` spares each start the
+    wait for a DHCPv6 answer (5 s).
     """
     fields: kind.Fields = {}
     for index, nic in enumerate(ctx.nics):
@@ -296,8 +287,11 @@ def contribute(section: Networking, ctx: contribution.Context) -> contribution.C
         fields["devices", device, "network"] = nic.bridge
         fields["devices", device, "ipv6.address"] = "none"
         if nic.address is not None:
-            static = nic.address if index == 0 else f"{nic.address}/{nic.prefix}"
+            static = nic.address if nic.primary else f"{nic.address}/{nic.prefix}"
             fields["devices", device, "ipv4.address"] = static
+    if ctx.nics and ctx.nics[0].gateway and not any(nic.primary for nic in ctx.nics):
+        fields["config", "oci.dns.nameservers"] = ctx.nics[0].gateway
+        fields["config", "oci.dns.search"] = "incus"
     inside = ctx.nics[0].address if ctx.nics and ctx.nics[0].address else "127.0.0.1"
     for port, listen in zip(section.ports, ctx.listens, strict=True):
         device = port_device(port)

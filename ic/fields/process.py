@@ -131,10 +131,7 @@ def _words(node: tree.Node | None, where: str, report: tree.Report) -> tuple[str
         return tuple(words)
     found: list[str] = []
     for index, item in enumerate(tree.items(node, where, report)):
-        value = tree.text(item, f"{where}[{index}]", report)
-        if value is None and item.data is None:
-            tree.wrong_type(item, f"{where}[{index}]", report, "text")
-        found.append(value or "")
+        found.append(tree.text(item, f"{where}[{index}]", report) or "")
     return tuple(found)
 
 
@@ -211,6 +208,8 @@ def _env_files(
             one = path
         path_text = tree.text(one, label, report)
         if not path_text:
+            if path_text is not None:
+                report.error(tree.VALUE, f"{label} is empty; it must be a path", one.position)
             continue
         if path_text == "~" or path_text.startswith("~/"):
             path_text = home + path_text[1:]
@@ -257,6 +256,7 @@ def contribute(section: Process, ctx: contribution.Context) -> contribution.Cont
             f"cannot run service {ctx.service!r}: neither the file nor its image names a command",
             hint="give it a command: or an entrypoint:",
         )
+    words = carried(words)
     fields: kind.Fields = {
         ("config", "oci.entrypoint"): shlex.join(words),
         ("config", "oci.cwd"): section.working_dir or ctx.image.working_dir or "/",
@@ -299,17 +299,25 @@ def numeric(user: str) -> tuple[str | None, str | None]:
     return None, None
 
 
-def lxc_words(words: tuple[str, ...]) -> str:
-    """Words as LXC splits them again: '...' or \"...\" around a whole word, no escapes, one line.
+def carried(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Words that neither LXC's splitting nor a one-line value can hold, carried by the image's /bin/sh.
 
-    Words that this cannot carry (both kinds of quotes, a newline) travel as octal digits and are put
-    together by the image's /bin/sh. Source: liblxc's lxc_string_split_quoted and its line parser, which
-    also takes off one pair of quotes around the whole value; measured.
+    Both kinds of quotes in one word, or a line break in any: they travel as octal digits and are put
+    together again before the program takes the shell's place.
     """
-    if any("\n" in word or "\r" in word or ("'" in word and '"' in word) for word in words):
-        text = f"exec {shlex.join(words)}"
-        octal = "".join(f"\\0{byte:03o}" for byte in text.encode())
-        words = ("/bin/sh", "-c", f'eval "$(printf %b "{octal}")"')
+    if not any("\n" in word or "\r" in word or ("'" in word and '"' in word) for word in words):
+        return words
+    text = f"exec {shlex.join(words)}"
+    octal = "".join(f"\\0{byte:03o}" for byte in text.encode())
+    return ("/bin/sh", "-c", f'eval "$(printf %b "{octal}")"')
+
+
+def lxc_words(words: tuple[str, ...]) -> str:
+    """Words as LXC splits them again: '...' or "..." around a whole word, no escapes, one line.
+
+    Source: liblxc's lxc_string_split_quoted and its line parser, which also takes off one pair of quotes
+    around the whole value; measured.
+    """
     line = " ".join(_lxc_word(word) for word in words)
     if line[0] in "'\"":
         outer = '"' if line[0] == "'" else "'"

@@ -16,14 +16,16 @@ from ic.resources import image, kind
 class Nic(msgspec.Struct, frozen=True, kw_only=True):
     """One planned network card. `network` is the compose key, `bridge` the Incus name.
 
-    Without an address (an external bridge that ic knows no subnet of) the bridge's DHCP gives one.
+    Without an address (an external bridge, where ic plans none) the bridge's DHCP gives one. The primary
+    card brings the default route and the name server; on an internal network no card is that.
     """
 
     network: str
     bridge: str
     address: str | None = None
     prefix: int = 24
-    managed: bool = True
+    gateway: str = ""
+    primary: bool = False
 
 
 class Use(msgspec.Struct, frozen=True, kw_only=True):

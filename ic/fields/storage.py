@@ -21,7 +21,9 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
     """One mount in long form.
 
     A `volume` with an empty source is anonymous. `size` and `mode` belong to tmpfs (bytes, permission
-    bits); a tmpfs has `short` when it came from the key `tmpfs`: the entry as written. `create_host_path` is true for short-form binds, as docker creates a missing directory there.
+    bits); a tmpfs has `short` when it came from the key `tmpfs`: the entry as written. `create_host_path`
+    is true for short-form binds, as docker creates a missing directory there. `detailed` tells whether the
+    mapping of its type is given (the short form gives it), for `ic config`.
     """
 
     type: Literal["volume", "bind", "tmpfs"]
@@ -33,6 +35,7 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
     size: int | None = None
     mode: int | None = None
     selinux: str = ""
+    detailed: bool = False
     short: str = ""
 
 
@@ -51,7 +54,7 @@ _TYPES = ("volume", "bind", "tmpfs")
 _PENDING_TYPES = ("cluster", "image", "npipe")
 _MOUNT_KEYS = ("type", "source", "target", "read_only", "consistency", "bind", "volume", "tmpfs")
 _PROPAGATIONS = frozenset({"private", "rprivate", "rshared", "rslave", "shared", "slave"})
-_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_DRIVE = re.compile(r"(?:(?<=:)|(?<![^:]))([A-Za-z]):(?=[\\/])")
 
 
 def normalize(
@@ -80,7 +83,7 @@ def _rooted(mount: Mount, root: str, home: str) -> Mount:
     source = mount.source
     if source == "~" or source.startswith("~/"):
         source = home + source[1:]
-    if not source.startswith("/"):
+    if not source.startswith("/") and not _DRIVE.match(source):
         source = posixpath.normpath(posixpath.join(root, source))
     return msgspec.structs.replace(mount, source=source)
 
@@ -114,8 +117,6 @@ def _mount(node: tree.Node, where: str, report: tree.Report) -> Mount | None:
         return _long_mount(node, where, report)
     spec = tree.text(node, where, report)
     if spec is None:
-        if node.data is None:
-            tree.wrong_type(node, where, report, "a volume like data:/data, or a mapping")
         return None
     try:
         return parse_mount(spec)
@@ -127,19 +128,17 @@ def _mount(node: tree.Node, where: str, report: tree.Report) -> Mount | None:
 
 
 def parse_mount(spec: str) -> Mount:
-    """The short form `[SOURCE:]TARGET[:OPTION,...]`.
+    """The short form `[SOURCE:]TARGET[:OPTION,...]`; a drive letter belongs to its path.
 
     Raises ValueError, and NotImplementedError (with what it is) for options without a mapping yet.
     """
-    if _DRIVE.match(spec):
-        raise ValueError(f"{spec!r} is a Windows path; this host has none")
-    parts = spec.split(":")
+    parts = [part.replace("\0", ":") for part in _DRIVE.sub("\\1\0", spec).split(":")]
     if "" in parts:
         raise ValueError(f"{spec!r} has an empty part" if spec else "the volume is empty")
     if len(parts) > 3:
         raise ValueError(f"{spec!r} has too many colons")
     if len(parts) == 1:
-        return Mount(type="volume", target=_target(parts[0]))
+        return Mount(type="volume", target=_target(parts[0]), detailed=len(spec) > 2)
     source, target = parts[0], _target(parts[1])
     read_only = nocopy = False
     selinux = ""
@@ -153,7 +152,7 @@ def parse_mount(spec: str) -> Mount:
         elif option in _PROPAGATIONS:
             raise NotImplementedError(f"the option {option!r}")
         # docker compose ignores any other option here, and so do files that rely on it (`cached`).
-    if source[0] in "./~":
+    if source[0] in "./~" or _DRIVE.match(source) or source.startswith("\\\\"):
         return Mount(
             type="bind",
             source=source,
@@ -161,14 +160,22 @@ def parse_mount(spec: str) -> Mount:
             read_only=read_only,
             selinux=selinux,
             create_host_path=True,
+            detailed=True,
         )
-    return Mount(type="volume", source=source, target=target, read_only=read_only, nocopy=nocopy)
+    return Mount(
+        type="volume",
+        detailed=True,
+        source=source,
+        target=target,
+        read_only=read_only,
+        nocopy=nocopy,
+        selinux=selinux,
+    )
 
 
 def _target(text: str) -> str:
-    if not text.startswith("/"):
-        raise ValueError(f"the target {text!r} is not an absolute path")
-    return "/" + posixpath.normpath(text).lstrip("/")
+    path = posixpath.normpath(text)
+    return "/" + path.lstrip("/") if path.startswith("/") else path
 
 
 def _long_mount(node: tree.Node, where: str, report: tree.Report) -> Mount | None:
@@ -201,6 +208,7 @@ def _long_mount(node: tree.Node, where: str, report: tree.Report) -> Mount | Non
         tree.entries(one, f"{where}.{name}", report)
         tree.check_keys(one, f"{where}.{name}", report, known, pending)
     tree.text(node.child("consistency"), f"{where}.consistency", report)
+    own = {"bind": bind, "volume": volume, "tmpfs": tmpfs}[type_]
     none = tree.Node(None, node.position)
     bind, volume, tmpfs = bind or none, volume or none, tmpfs or none
     return Mount(
@@ -215,22 +223,26 @@ def _long_mount(node: tree.Node, where: str, report: tree.Report) -> Mount | Non
         selinux=tree.word(bind.child("selinux"), f"{where}.bind.selinux", report, ("z", "Z")) or "",
         size=_size(tmpfs.child("size"), f"{where}.tmpfs.size", report),
         mode=_mode(tmpfs.child("mode"), f"{where}.tmpfs.mode", report),
+        detailed=own is not None,
     )
 
 
 def _size(node: tree.Node | None, where: str, report: tree.Report) -> int | None:
-    if node is None or node.data is None:
+    if node is None:
         return None
-    value = tree.scalar_text(node, where, report)
+    if not isinstance(node.data, (int, str)) or isinstance(node.data, bool):
+        tree.wrong_type(node, where, report, "a size like 64m")
+        return None
+    value = str(node.data)
     try:
-        return units.size_bytes(value or "")
+        return units.size_bytes(value)
     except ValueError as problem:
         report.error(tree.VALUE, f"{where}: {problem}", node.position)
         return None
 
 
 def _mode(node: tree.Node | None, where: str, report: tree.Report) -> int | None:
-    if node is None or node.data is None:
+    if node is None:
         return None
     data = node.data
     if isinstance(data, str) and _OCTAL.fullmatch(data):
@@ -248,8 +260,8 @@ _OCTAL = re.compile(r"0?[0-7]{1,4}")
 def _tmpfs_entry(node: tree.Node, where: str, report: tree.Report) -> Mount | None:
     spec = tree.text(node, where, report)
     if not spec:
-        if node.data is None or spec == "":
-            tree.wrong_type(node, where, report, "a path, with options after a colon")
+        if spec is not None:
+            report.error(tree.VALUE, f"{where} is empty; it must be a path", node.position)
         return None
     path, _, options = spec.partition(":")
     size: int | None = None

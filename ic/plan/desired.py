@@ -473,8 +473,8 @@ class _Work:
     ) -> dict[str, tuple[tuple[str, str], ...]]:
         """The names that each bridge answers for.
 
-        An instance asks the name server of its first network alone, so that one answers for the other
-        networks of its instances too, where it has no such name itself.
+        An instance asks the name server of one network alone, so that one answers for the other networks
+        of its instances too, where it has no such name itself.
         """
         own: dict[str, set[tuple[str, str]]] = {key: set() for key in self.subnets}
         for service, _, address in members:
@@ -499,11 +499,12 @@ class _Work:
         whole = {key: set(records) for key, records in own.items()}
         for service, _, _ in members:
             keys = list(service.networking.networks)
-            if not keys or keys[0] not in own:
+            asked = self._primary(service) or next(iter(keys), None)
+            if asked not in own:
                 continue
-            have = {host for host, _ in own[keys[0]]}
-            for other in keys[1:]:
-                whole[keys[0]] |= {
+            have = {host for host, _ in own[asked]}
+            for other in keys:
+                whole[asked] |= {
                     (host, ip) for host, ip in own.get(other, set()) if host not in have
                 }
         return {key: tuple(sorted(records)) for key, records in whole.items()}
@@ -755,7 +756,7 @@ class _Work:
             replica=replica,
             image=found.config,
             image_mark=f"{found.reference}@{found.digest}",
-            nics=tuple(self._nic(key, address) for key in service.networking.networks),
+            nics=self._nics(service, address),
             listens=self.listens[address],
             volumes=self.volumes,
         )
@@ -811,26 +812,42 @@ class _Work:
             image_digest=found.digest,
         )
 
-    def _nic(self, key: str, address: str) -> section.Nic:
-        given = self.stack.networks[key]
-        if not given.external:
-            return section.Nic(
-                network=key,
-                bridge=self.bridges[key],
-                address=self.addresses[key][address],
-                prefix=self.subnets[key].net.prefixlen,
+    def _primary(self, service: model.Service) -> str | None:
+        """The network that gives the default route and the name server: the first that is not internal."""
+        keys = service.networking.networks
+        return next((key for key in keys if not self.stack.networks[key].internal), None)
+
+    def _nics(self, service: model.Service, address: str) -> tuple[section.Nic, ...]:
+        """The planned cards of one instance, in the order of the file."""
+        primary = self._primary(service)
+        found: list[section.Nic] = []
+        for key, attachment in service.networking.networks.items():
+            bridge = self.bridges[key]
+            if self.stack.networks[key].external:
+                own = allot.interface(self.facts.external_networks[bridge].get("ipv4.address"))
+                planned, prefix, gateway = (
+                    attachment.ipv4_address,
+                    own.network.prefixlen if own else 24,
+                    "",
+                )
+            else:
+                subnet = self.subnets[key]
+                planned, prefix, gateway = (
+                    self.addresses[key][address],
+                    subnet.net.prefixlen,
+                    subnet.gateway,
+                )
+            found.append(
+                section.Nic(
+                    network=key,
+                    bridge=bridge,
+                    address=planned,
+                    prefix=prefix,
+                    gateway=gateway,
+                    primary=key == primary,
+                )
             )
-        name = self.bridges[key]
-        own = allot.interface(self.facts.external_networks[name].get("ipv4.address"))
-        service = names.name_of(address).rpartition("/")[0]
-        fixed = self.stack.services[service].networking.networks[key].ipv4_address
-        return section.Nic(
-            network=key,
-            bridge=name,
-            address=fixed,
-            prefix=own.network.prefixlen if own else 24,
-            managed=False,
-        )
+        return tuple(found)
 
     def _waits(self, service: model.Service) -> tuple[Wait, ...]:
         found: list[Wait] = []

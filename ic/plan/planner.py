@@ -743,63 +743,80 @@ class _Work:
         )
 
     def _updating(self, choice: _Choice, live: kind.Live) -> list[kind.Step]:
-        """One write, and what must follow it: a restart, or a start.
+        """One write, and what must follow it: a user, disks of filled volumes, a restart or a start.
 
         Device changes that need a restart are made while the instance is stopped: plugging them in live
         would fail or do nothing.
         """
         address = choice.resource.address
-        made = self._directories(address)
-        ready = (
-            *self._ready(address),
-            *(step.id for step in made),
-            *self._fillings(address),
-        )
-        steps = list(made)
+        steps = self._directories(address)
+        ready = (*self._ready(address), *(step.id for step in steps))
+        without = self._unfilled(address)
+        now = {p: v for p, v in sorted(choice.diff.set.items()) if p[1] not in without}
+        later = {p: v for p, v in sorted(choice.diff.set.items()) if p[1] in without}
         cold = choice.stop and any(
             field.impact == "restart" and field.path.startswith("devices.")
             for field in choice.diff.fields
         )
+        writes = self._writes(choice, live.name, now, later)
         stop = instance.stop(
             address,
             live.name,
             project=self.project,
             grace_ms=self._own_grace(choice.resource),
-            needs=ready,
+            needs=(),
         )
-        if cold:
-            steps.append(stop)
-            ready = (stop.id,)
-        last = ready
-        if choice.diff.set or choice.diff.unset or choice.adopt:
-            update = instance.update(
-                address,
-                live.name,
-                project=self.project,
-                set_=dict(sorted(choice.diff.set.items())),
-                unset=choice.diff.unset,
-                record=self._record(choice.resource, choice.diff),
-                needs=ready,
-                want=choice.resource.power,
-            )
-            steps.append(update)
-            last = (update.id,)
-        if choice.resolve:
+        if choice.stop:
+            writes = [stop, *writes] if cold else [*writes, stop]
+        for step in writes:
+            chained = msgspec.structs.replace(step, needs=(*ready, *step.needs))
+            steps.append(chained)
+            ready = (step.id,)
+        if choice.start and not choice.unfreeze:
+            needs = ready if writes else (*ready, *self._fillings(address))
+            steps.append(self._start(address, live.name, needs))
+        return steps
+
+    def _writes(
+        self, choice: _Choice, name: str, now: kind.Fields, later: kind.Fields
+    ) -> list[kind.Step]:
+        """The write, the user and the disks of filled volumes of a live instance, in this order."""
+        address = choice.resource.address
+        steps: list[kind.Step] = []
+        if now or choice.diff.unset or (choice.adopt and not later):
+            record = self._record(choice.resource, choice.diff)
+            fields = {p: v for p, v in record.fields.items() if p not in later}
             steps.append(
-                instance.resolve_user(
+                instance.update(
                     address,
-                    live.name,
+                    name,
                     project=self.project,
-                    user=self.wanted.details[address].resolve,
-                    needs=last,
+                    set_=now,
+                    unset=choice.diff.unset,
+                    record=msgspec.structs.replace(record, fields=fields),
+                    needs=(),
+                    want=choice.resource.power,
                 )
             )
-            last = (f"{address}#user",)
-        if choice.stop and not cold:
-            steps.append(msgspec.structs.replace(stop, needs=last))
-            last = (stop.id,)
-        if choice.start and not choice.unfreeze:
-            steps.append(self._start(address, live.name, last))
+        if choice.resolve:
+            user = self.wanted.details[address].resolve
+            steps.append(
+                instance.resolve_user(address, name, project=self.project, user=user, needs=())
+            )
+        if later:
+            steps.append(
+                instance.update(
+                    address,
+                    name,
+                    project=self.project,
+                    set_=later,
+                    unset=(),
+                    record=kind.Record(name=name, fields=later),
+                    needs=self._fillings(address),
+                    verb="attach",
+                    want=choice.resource.power,
+                )
+            )
         return steps
 
     def _own_grace(self, resource: kind.Resource) -> int:
@@ -1048,7 +1065,7 @@ class _Work:
         last = next(
             (
                 f"{address}#{verb}"
-                for verb in ("user", "create")
+                for verb in ("user", "create", "update")
                 if f"{address}#{verb}" in self.steps
             ),
             None,

@@ -294,6 +294,7 @@ _PUBLIC_CONFIG = (
     "oci.uid",
     "oci.gid",
     "oci.cwd",
+    "oci.dns.",
     "raw.dnsmasq",
 )
 _PRIVATE_CONFIG = ("user.healthcheck.test", "user.ic.key")

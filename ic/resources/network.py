@@ -46,7 +46,8 @@ def resource(
 ) -> kind.Resource:
     """The bridge as desired. `records` are (name, address) pairs that it answers for from the first moment.
 
-    An internal network has no NAT, hands out no gateway, and its bridge forwards nothing.
+    An internal network has no NAT and its bridge forwards nothing; instances get no route there
+    (`ic.fields.networking`). DHCP goes on offering one: Incus's own DHCP client refuses a lease without.
     """
     first, last = dynamic(subnet)
     fields: kind.Fields = {
@@ -56,7 +57,6 @@ def resource(
         ("config", "ipv6.address"): "none",
     }
     if internal:
-        fields["config", "ipv4.dhcp.gateway"] = "none"
         fields["config", "ipv4.routing"] = "false"
     if records:
         fields["config", "raw.dnsmasq"] = "\n".join(
