@@ -38,6 +38,7 @@ class Finder:
         self.fd = fd
         self.offset = offset
         self.native = native
+        self.reader: zipimporter | None = None
 
     def install(self) -> None:
         """Goes first, and forgets what the host's start-up hooks loaded of names that are ours."""
@@ -82,7 +83,9 @@ class Finder:
 
     def get_data(self, path: str) -> bytes:
         """The bytes of a member of the zip, by its name or its full path."""
-        return zipimporter(self.archive).get_data(path.removeprefix(self.archive + "/"))
+        if self.reader is None:
+            self.reader = zipimporter(self.archive)
+        return self.reader.get_data(path.removeprefix(self.archive + "/"))
 
     def is_package(self, name: str) -> bool:
         """Whether one of our modules is a package."""

@@ -14,6 +14,7 @@ import marshal
 import os
 import time
 from _frozen_importlib_external import MAGIC_NUMBER
+from zipimport import zipimporter
 
 from ic.boot import finder
 
@@ -21,7 +22,6 @@ TYPE_CHECKING = False  # not from typing, as in finder
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import CodeType, ModuleType
-    from zipimport import zipimporter
 
     # Module name, the name of its source in the zip, whether it is a package.
     Member = tuple[str, str, bool]
@@ -35,7 +35,15 @@ TRIES = 5  # at putting an entry into place while others do the same
 
 
 class SourceFinder(finder.Finder):
-    """A finder without an entry: compiles each module from the zip when it is asked for."""
+    """A finder without an entry: compiles each module from the zip when it is asked for.
+
+    Reads by an open file where /proc allows it: a newer ic.pyz may take the name while this process runs.
+    """
+
+    def __init__(self, archive: str, tag: str, index: finder.Index) -> None:
+        super().__init__(archive, tag, index, -1, 0, "")
+        opened = f"/proc/self/fd/{os.open(archive, os.O_RDONLY | os.O_CLOEXEC)}"
+        self.reader = zipimporter(opened if os.path.exists(opened) else archive)
 
     def get_code(self, name: str) -> CodeType:
         """The code of one of our modules, compiled now."""
@@ -200,4 +208,4 @@ def first_run(
             fd, offset, head, native = found
             return finder.Finder(archive, tag, marshal.loads(head)[1], fd, offset, native)
     index = {module: (0, 0, package, member) for module, member, package in members(loader)}
-    return SourceFinder(archive, tag, index, -1, 0, "")
+    return SourceFinder(archive, tag, index)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -22,30 +23,49 @@ print(json.dumps(told))
 """
 
 
-@pytest.fixture
-def asked(probe_pyz: str, tmp_path: object) -> dict[str, object]:
-    """What a process says whose cache was removed after its start."""
+def ask(pyz: str, script: str, cache: str) -> dict[str, object]:
+    """What a script prints that goes on in a process which the zipapp at `pyz` was started in."""
     runner = (
         "import runpy, sys\n"
-        f"sys.argv = [{probe_pyz!r}, 'json']\n"
-        f"sys.path.insert(0, {probe_pyz!r})\n"
+        f"sys.argv = [{pyz!r}, 'json']\n"
+        f"sys.path.insert(0, {pyz!r})\n"
         "try:\n"
-        f"    runpy.run_path({probe_pyz!r}, run_name='__main__')\n"
+        f"    runpy.run_path({pyz!r}, run_name='__main__')\n"
         "except SystemExit:\n"
         "    pass\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", runner + ASK],
-        env={"PATH": "/usr/bin:/bin", "IC_CACHE_DIR": str(tmp_path) + "/cache"},
+        [sys.executable, "-c", runner + script],
+        env={"PATH": "/usr/bin:/bin", "IC_CACHE_DIR": cache},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout.splitlines()[-1])
-    answer["pyz"] = probe_pyz
-    return answer
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def asked(probe_pyz: str, tmp_path: object) -> dict[str, object]:
+    """What a process says whose cache was removed after its start."""
+    return ask(probe_pyz, ASK, f"{tmp_path}/cache") | {"pyz": probe_pyz}
+
+
+def test_a_process_without_an_entry_survives_a_newer_file_of_the_same_name(
+    probe_pyz: str, tmp_path: object
+) -> None:
+    pyz = f"{tmp_path}/ic.pyz"
+    shutil.copy(probe_pyz, pyz)
+    script = """
+import json, os
+with open("PYZ.new", "wb") as file:
+    file.write(b"something else")
+os.replace("PYZ.new", "PYZ")
+import yaml, msgspec
+print(json.dumps({"finder": type(yaml.__loader__).__name__}))
+"""
+    assert ask(pyz, script.replace("PYZ", pyz), "") == {"finder": "SourceFinder"}
 
 
 def test_a_running_process_survives_the_removal_of_its_entry(asked: dict[str, object]) -> None:
