@@ -330,7 +330,7 @@ class Run:
                 ms=ms,
                 error=code,
                 text=redact.message(sentence, secrets),
-                result=dict(result or {}),
+                result=redact.as_read(dict(result or {})),
             )
         )
 
@@ -517,8 +517,12 @@ class Run:
             return
 
 
-def require_writable(journal: Journal, config: dict[str, str]) -> None:
-    """Raise what keeps a journal from being written: NewerVersion, Rollback, Corrupt or Full."""
+def require_writable(journal: Journal, config: Mapping[str, str]) -> None:
+    """Raise what keeps a journal from being written: NewerVersion, Rollback, Corrupt or Full.
+
+    Commands that are about to change something ask this before they plan; `begin` asks it again. The hint
+    of a damaged journal is a sequence of commands that works as it stands.
+    """
     if journal.state == "ok":
         if pages.ours_size(config) > pages.SOFT:
             pages.pack(
@@ -535,9 +539,22 @@ def require_writable(journal: Journal, config: dict[str, str]) -> None:
             details=journal.problems,
             hint="use that ic; reading works with this one",
         )
-    which = errors.Rollback if journal.state in ("rollback", "none") else errors.Corrupt
+    commands = pages.mend(journal, config)
+    if journal.state in ("rollback", "none"):
+        which: type[errors.JournalError] = errors.Rollback
+        reason = "the project's part of it is missing or older than what ran last"
+    else:
+        which, reason = errors.Corrupt, "it is damaged"
     raise which(
-        "cannot write the journal: "
-        + ("it is damaged" if which is errors.Corrupt else "it is older than what ran last"),
+        f"cannot write the journal: {reason}",
         details=journal.problems,
+        hint="\n".join(
+            (
+                "put the damaged part aside, then apply again; what runs is adopted, volumes stay:",
+                *(f"  {command}" for command in commands),
+                "  ic apply",
+            )
+        )
+        if commands
+        else "ic history shows what can still be read",
     )

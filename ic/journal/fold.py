@@ -42,7 +42,7 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     name: str = ""
     pool: str = ""
-    fields: dict[str, Value] = msgspec.field(default_factory=dict[str, Value], name="set")
+    fields: dict[str, Value] = msgspec.field(default={}, name="set")
     unset: tuple[str, ...] = ()
     facts: dict[str, object] = {}
     power: str = ""

@@ -345,7 +345,7 @@ def read(
     reading.judge()
     base = reading.base(lineage)
     readable = tuple(reading.lines[number] for number in sorted(reading.lines))
-    if base is None and readable and b'"k":"trunc"' in readable[0].raw:
+    if base is None and _lacks_beginning(readable, reading.trusted):
         reading.bad("damaged", "its beginning was removed by retention and no snapshot can be used")
         reading.trusted = 0
     return Journal(
@@ -362,6 +362,14 @@ def read(
         run_object=top,
         overflow=overflow,
     )
+
+
+def _lacks_beginning(log: tuple[Line, ...], trusted: int) -> bool:
+    """Whether lines alone cannot be folded: their beginning is gone, and no gap follows."""
+    if not log or b'"k":"trunc"' not in log[0].raw:
+        return False
+    marks = (line for line in log if b'"k":"gap"' in line.raw and line.last <= trusted)
+    return not any(isinstance(events.decode(line.raw), events.Gap) for line in marks)
 
 
 _OURS = (names.SEGMENT_PREFIX, names.SNAPSHOT_PREFIX, names.HEAD, names.KEY)
@@ -655,6 +663,100 @@ def _retain(packed: dict[str, str], chains: Mapping[int, str], *, covered: int) 
             del packed[name]
         gone = events.Trunc(n=1, last=last, count=last, chain=chains[last])
         packed[segment_key(1)] = lines.joined([events.encode(gone)])
+
+
+# --- a damaged journal ------------------------------------------------------------------------------------
+
+
+def mend(journal: Journal, config: Mapping[str, str]) -> tuple[str, ...]:
+    """Commands that put the damaged part of a journal aside and let ic go on; () when there are none.
+
+    What is proven stays, damaged segments are kept under `user.ic.bad.`, and a `gap` line says that what
+    was applied is not known: the next apply adopts every resource that carries the stack's mark. Nothing
+    but the journal is touched, volumes least of all.
+    """
+    if journal.state not in ("damaged", "rollback"):
+        return ()
+    import shlex
+
+    kept = _whole_segments(journal, config)
+    begin = kept[-1] if kept else 0
+    end = max([begin + 1, *_known_numbers(journal, config)])
+    top = journal.run_object
+    generation = max(journal.recorded.generation, journal.head.generation if journal.head else 0)
+    chain = lines.start(f"after line {end}")
+    times = [event.t for event in journal.events()]
+    gap = events.Gap(n=begin + 1, t=max(times, default=0), last=end, chain=chain, reason="damaged")
+    lineage = journal.lineage or "LINEAGE"
+    head = events.Head(lineage=lineage, generation=generation, sequence=end, chain=chain)
+    settings: list[str] = []
+    for name in sorted(config):
+        if name.startswith(names.SEGMENT_PREFIX) and int(_digits(name)) > begin:
+            aside = f"{names.BAD_PREFIX}{_digits(name)}"
+            settings.append(f'{aside}="$(incus project get {journal.project} {name})"')
+            settings.append(f"{name}=")
+        elif name.startswith(names.SNAPSHOT_PREFIX):
+            settings.append(f"{name}=")
+    settings = [one for one in settings if one != f"{segment_key(begin + 1)}="]
+    gap_text = events.encode(gap).decode()
+    settings.append(shlex.quote(f"{segment_key(begin + 1)}={gap_text}"))
+    if config.get(names.LINEAGE) != lineage:
+        settings.append(f"'{names.LINEAGE}={lineage}'")
+    if not journal.key:
+        settings.append(f"{names.KEY}=\"$(od -An -vtx1 -N32 /dev/urandom | tr -d ' \\n')\"")
+    settings.append(shlex.quote(f"{names.HEAD}={events.encode_head(head)}"))
+    commands = [f"incus project show {journal.project} > {journal.project}.project.yaml"]
+    doomed = [*([top.name] if top else ()), *journal.overflow]
+    for name in doomed:
+        where = f"{name} --project {journal.project}"
+        commands.append(f"incus profile show {where} > {name}.yaml")
+        commands.append(f"incus profile delete {where}")
+    change = " \\\n    ".join([f"incus project set {journal.project}", *settings])
+    if not journal.lineage:
+        # Nothing in the journal tells the lineage any more, but every instance carries it.
+        listed = f"incus list --project {journal.project} -f csv -c {names.LINEAGE}"
+        commands.append(f'LINEAGE="$({listed} | sort -u | tail -n 1)"')
+        change = change.replace("LINEAGE", "'\"$LINEAGE\"'")
+    commands.append(change)
+    return tuple(commands)
+
+
+def _digits(name: str) -> str:
+    """The number at the end of a key, `0` when somebody gave it another name."""
+    text = name.rpartition(".")[2]
+    return text if text.isdecimal() else "0"
+
+
+def _whole_segments(journal: Journal, config: Mapping[str, str]) -> list[int]:
+    """The last numbers of the segments at the beginning that are proven as a whole."""
+    ends: list[int] = []
+    expected = 1
+    for name in _segments(config):
+        try:
+            found = read_lines(config[name])
+        except ValueError:
+            break
+        if not found or found[0].n != expected or found[-1].last > journal.trusted:
+            break
+        ends.append(found[-1].last)
+        expected = found[-1].last + 1
+    return ends
+
+
+def _known_numbers(journal: Journal, config: Mapping[str, str]) -> list[int]:
+    """Every number that the journal is known to have reached."""
+    found = [line.last for line in journal.lines]
+    if journal.head is not None:
+        found.append(journal.head.sequence)
+    top = journal.run_object
+    if top is not None:
+        copy, tip = head_of(top.config), tip_of(top.config.get(names.TIP, ""))
+        found.extend([copy.sequence if copy else 0, tip.n if tip else 0])
+    found.extend(int(_digits(name)) for name in config if name.startswith(_OURS[:2]))
+    return found
+
+
+# --- small questions -------------------------------------------------------------------------------------
 
 
 def holds(config: Mapping[str, str], packed: Mapping[str, str]) -> bool:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ic.journal import fold
 from ic.resources import kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: How much of a server's sentence goes into an outcome line.
 TEXT_LIMIT = 120
@@ -29,23 +33,27 @@ def value(path: kind.Path, text: str, key: bytes) -> fold.Value:
 
 
 def effect(record: kind.Record, key: bytes) -> dict[str, object]:
-    """A step's record as it goes on an intent line."""
-    return msgspec.to_builtins(
-        fold.Effect(
-            name=record.name,
-            pool=record.pool,
-            fields={
-                fold.path_text(path): value(path, text, key) for path, text in record.fields.items()
-            },
-            unset=tuple(fold.path_text(path) for path in record.unset),
-            facts=record.facts,
-            power=record.power or "",
-            gone=record.gone,
-        )
+    """A step's record as it goes on an intent line, in the form that reading the line gives."""
+    written = fold.Effect(
+        name=record.name,
+        pool=record.pool,
+        fields={
+            fold.path_text(path): value(path, text, key) for path, text in record.fields.items()
+        },
+        unset=tuple(fold.path_text(path) for path in record.unset),
+        facts=record.facts,
+        power=record.power or "",
+        gone=record.gone,
     )
+    return as_read(written)
 
 
-def body(written: dict[str, object], key: bytes) -> str:
+def as_read(written: object) -> dict[str, object]:
+    """A value as it comes back from a line: plain JSON types, no tuples and no structs."""
+    return msgspec.json.decode(msgspec.json.encode(written), type=dict[str, object])
+
+
+def body(written: Mapping[str, object], key: bytes) -> str:
     """12 hex digits for an effect: equal effects have equal ones, and nobody can guess values from it."""
     return digest(key, msgspec.json.encode(written, order="sorted").decode())[:12]
 
