@@ -60,9 +60,10 @@ def document(stack: model.Stack, *, json: bool = False) -> Document:
 def _service(service: model.Service, *, json: bool) -> Document:
     process, networking, lifecycle = service.process, service.networking, service.lifecycle
     placement = service.placement
-    deploy: Document | None = None
-    if placement.deploy_replicas is not None:
-        deploy = {"replicas": placement.deploy_replicas}
+    deploy: Document | None = {} if placement.deploy else None
+    if deploy is not None:
+        if placement.deploy_replicas is not None:
+            deploy["replicas"] = placement.deploy_replicas
         if json:
             deploy |= {"resources": {}, "placement": {}}
     environment: Document = {name: None for name in process.unresolved} | process.environment
@@ -144,24 +145,22 @@ def _mount(mount: storage.Mount) -> Document:
     made["target"] = mount.target
     if mount.read_only:
         made["read_only"] = True
-    if mount.type == "volume":
+    bind: Document = {}
+    if mount.selinux:
+        bind["selinux"] = mount.selinux
+    if mount.create_host_path:
+        bind["create_host_path"] = True
+    if bind or (mount.type == "bind" and mount.detailed):
+        made["bind"] = bind
+    if mount.type == "volume" and mount.detailed:
         made["volume"] = {"nocopy": True} if mount.nocopy else {}
-    elif mount.type == "bind":
-        bind: Document = {}
-        if mount.selinux:
-            bind["selinux"] = mount.selinux
-        if mount.create_host_path:
-            bind["create_host_path"] = True
-        if bind:
-            made["bind"] = bind
-    else:
+    elif mount.type == "tmpfs" and mount.detailed:
         tmpfs: Document = {}
         if mount.size is not None:
             tmpfs["size"] = str(mount.size)
         if mount.mode:
             tmpfs["mode"] = mount.mode
-        if tmpfs:
-            made["tmpfs"] = tmpfs
+        made["tmpfs"] = tmpfs
     return made
 
 
@@ -260,7 +259,10 @@ def _sorted_value(value: Value, *, json: bool) -> Value:
     if isinstance(value, dict):
         return _sorted(cast("Document", value), json=json)
     if isinstance(value, list):
-        return [_sorted_value(one, json=json) for one in cast("list[Value]", value)]
+        # In its JSON an empty list of an extension is null.
+        return [_sorted_value(one, json=json) for one in cast("list[Value]", value)] or (
+            None if json else []
+        )
     return value
 
 

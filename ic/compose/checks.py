@@ -7,21 +7,23 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ic import errors, units
-from ic.fields import networking, tree
+from ic.fields import lifecycle, networking, placement, tree
 
 if TYPE_CHECKING:
     from ic.compose import model
 
 
-def check(stack: model.Stack, report: tree.Report) -> None:
-    """What docker compose refuses too: references to nothing, missing images, cycles."""
+def check(stack: model.Stack, report: tree.Report, *, unread: frozenset[str]) -> None:
+    """What docker compose refuses too: references to nothing, missing images, cycles.
+
+    `unread` are services whose image comes from a key that ic does not read yet; that is said already.
+    """
     for service in stack.services.values():
         where = f"services.{service.name}"
-        if not service.image.image:
+        if not service.image.image and service.name not in unread:
             report.error(tree.VALUE, f"{where} has no image", stack.where("services", service.name))
         _references(stack, service, report)
         _dependencies(stack, service, report)
-        _addresses(stack, service, report)
     cycle = _cycle(stack)
     if cycle:
         report.error(
@@ -86,11 +88,14 @@ def _addresses(stack: model.Stack, service: model.Service, report: tree.Report) 
             )
             continue
         number = units.ipv4(address)
+        if number is None:
+            report.error(tree.VALUE, f"{where}: {address!r} is not an IPv4 address", position)
+            continue
         try:
             first, prefix = units.ipv4_network(network.subnet)
         except ValueError:
             continue  # reported where it stands
-        if number is not None and number >> (32 - prefix) != first >> (32 - prefix):
+        if number >> (32 - prefix) != first >> (32 - prefix):
             report.error(
                 tree.VALUE,
                 f"{where}: {address} is not in {network.subnet}, the subnet of {key!r}",
@@ -141,6 +146,15 @@ def check_for_running(stack: model.Stack, report: tree.Report) -> None:
         for index, port in enumerate(service.networking.ports):
             position = stack.where("services", service.name, "ports", index)
             _check_port(service, port, position, taken, report)
+        _addresses(stack, service, report)
+        for index, mount in enumerate(service.storage.volumes):
+            if not mount.target.startswith("/"):
+                report.error(
+                    tree.VALUE,
+                    f"services.{service.name}.volumes: the target {mount.target!r} is not an absolute path",
+                    stack.where("services", service.name, "volumes", index),
+                )
+        _faults(stack, service, report)
         name = service.placement.container_name
         if name:
             first = owners.setdefault(name, service.name)
@@ -150,6 +164,21 @@ def check_for_running(stack: model.Stack, report: tree.Report) -> None:
                     f"services.{service.name}: the container_name {name!r} is that of {first!r} too",
                     stack.where("services", service.name, "container_name"),
                 )
+
+
+def _faults(stack: model.Stack, service: model.Service, report: tree.Report) -> None:
+    found = [
+        *lifecycle.faults(service.lifecycle),
+        *networking.faults(service.networking),
+        *placement.faults(service.placement),
+    ]
+    for key, reason, hint in found:
+        report.error(
+            tree.VALUE,
+            f"services.{service.name}.{key}: {reason}",
+            stack.where("services", service.name, key),
+            hint,
+        )
 
 
 def _check_port(

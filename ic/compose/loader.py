@@ -335,8 +335,6 @@ def _parse_all(contents: list[tuple[str, str, bytes]], report: tree.Report) -> l
         except errors.ComposeError as problem:
             report.diagnostics.extend(problem.diagnostics)
             continue
-        if not documents:
-            report.error("E_YAML", "the file is empty", errors.Position(shown, 1, 1))
         for one in documents:
             if isinstance(one.data, dict):
                 found.append(one)
@@ -346,6 +344,9 @@ def _parse_all(contents: list[tuple[str, str, bytes]], report: tree.Report) -> l
                     f"the top level must be a mapping, not {tree.kind_of(one)}",
                     one.position,
                 )
+    if not found and not report.failed:
+        shown = contents[0][1] if contents else ""
+        report.error("E_YAML", "the compose file is empty", errors.Position(shown, 1, 1))
     return found
 
 
@@ -420,6 +421,17 @@ def _merged(
 _SERVICE_NAME = re.compile(r"[a-zA-Z0-9._-]{1,128}")
 
 
+def _unread(services: tree.Node | None) -> frozenset[str]:
+    """Services whose image may come from a key that is not read yet."""
+    if services is None or not isinstance(services.data, dict):
+        return frozenset()
+    return frozenset(
+        name
+        for name, one in services.data.items()
+        if any(one.child(key) is not None for key in ("build", "extends", "provider"))
+    )
+
+
 class _Reading:
     """One merged document being read into a Stack."""
 
@@ -458,7 +470,8 @@ class _Reading:
             positions=self.positions,
             extensions=tree.extensions(root),
         )
-        checks.check(stack, report)
+        if root.child("include") is None:
+            checks.check(stack, report, unread=_unread(root.child("services")))
         if self.options.for_running:
             checks.check_for_running(stack, report)
         return checks.without_unused(stack)
@@ -516,7 +529,7 @@ class _Reading:
             where = f"networks.{key}"
             assert node is not None
             self._check_key_name("networks", key, node)
-            tree.entries(one, where, report)
+            tree.entries(one, where, report, null=True)
             tree.check_keys(one, where, report, model.NETWORK_KEYS, model.NETWORK_PENDING)
             external, name = self._external(one, where, model.NETWORK_KEYS)
             ipam_driver, subnet, gateway = self._ipam(one.child("ipam"), f"{where}.ipam")
@@ -606,7 +619,7 @@ class _Reading:
             where = f"volumes.{key}"
             assert node is not None
             self._check_key_name("volumes", key, node)
-            tree.entries(one, where, report)
+            tree.entries(one, where, report, null=True)
             tree.check_keys(one, where, report, model.VOLUME_KEYS, model.VOLUME_PENDING)
             external, name = self._external(one, where, model.VOLUME_KEYS)
             driver_node = one.child("driver")

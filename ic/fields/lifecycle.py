@@ -107,8 +107,8 @@ def normalize(service: tree.Node, where: str, report: tree.Report) -> Lifecycle:
     """Read the section from a service's merged mapping."""
     return Lifecycle(
         depends_on=_dependencies(service.child("depends_on"), f"{where}.depends_on", report),
-        restart=_restart(service.child("restart"), f"{where}.restart", report),
-        stop_signal=_stop_signal(service.child("stop_signal"), f"{where}.stop_signal", report),
+        restart=tree.text(service.child("restart"), f"{where}.restart", report) or None,
+        stop_signal=tree.text(service.child("stop_signal"), f"{where}.stop_signal", report) or None,
         stop_grace_period=_grace(
             service.child("stop_grace_period"), f"{where}.stop_grace_period", report
         ),
@@ -143,28 +143,25 @@ def _dependencies(node: tree.Node | None, where: str, report: tree.Report) -> di
     return found
 
 
-def _restart(node: tree.Node | None, where: str, report: tree.Report) -> str | None:
-    value = tree.text(node, where, report)
-    if node is None or not value or _RETRIES.fullmatch(value):
-        return value
-    return tree.word(node, where, report, _RESTARTS)
+def faults(section: Lifecycle) -> list[tuple[str, str, str]]:
+    """What could not run, and is no mistake of form: key, reason and hint of each."""
+    found: list[tuple[str, str, str]] = []
+    restart, signal = section.restart, section.stop_signal
+    if restart and restart not in _RESTARTS and not _RETRIES.fullmatch(restart):
+        known = ", ".join(_RESTARTS)
+        reason = f"{restart!r} is none of {known} and on-failure:TIMES"
+        found.append(("restart", reason, tree.nearest_hint(restart, _RESTARTS)))
+    if signal and not _is_signal(signal):
+        known = [f"SIG{one}" for one in sorted(_SIGNALS)]
+        hint = tree.nearest_hint(signal.upper(), known)
+        found.append(("stop_signal", f"{signal!r} is not a signal", hint))
+    return found
 
 
-def _stop_signal(node: tree.Node | None, where: str, report: tree.Report) -> str | None:
-    value = tree.text(node, where, report)
-    if node is None or not value:
-        return value
-    name = value.upper().removeprefix("SIG")
+def _is_signal(text: str) -> bool:
+    name = text.upper().removeprefix("SIG")
     number = int(name) if name.isdecimal() and len(name) < 4 else 0
-    if name in _SIGNALS or 1 <= number <= 64 or _REAL_TIME.fullmatch(name):
-        return value
-    report.error(
-        tree.VALUE,
-        f"{where}: {value!r} is not a signal",
-        node.position,
-        tree.nearest_hint(value.upper(), [f"SIG{one}" for one in sorted(_SIGNALS)]),
-    )
-    return None
+    return name in _SIGNALS or 1 <= number <= 64 or bool(_REAL_TIME.fullmatch(name))
 
 
 def _grace(node: tree.Node | None, where: str, report: tree.Report) -> int | None:

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """The placement section. `replicas` is `deploy.replicas` or `scale`, 1 without either.
 
-    `scale` and `deploy_replicas` are the two as written, for `ic config`.
+    `scale` and `deploy_replicas` are the two as written and `deploy` whether there is one, for `ic config`.
     """
 
     replicas: int = 1
     scale: int | None = None
+    deploy: bool = False
     deploy_replicas: int | None = None
     container_name: str | None = None
     labels: dict[str, str] = {}
@@ -50,7 +51,7 @@ _CONTAINER_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 def normalize(service: tree.Node, where: str, report: tree.Report) -> Placement:
     """Read the section from a service's merged mapping; `scale` and `deploy.replicas` must agree."""
     deploy = service.child("deploy")
-    tree.entries(deploy, f"{where}.deploy", report)
+    tree.entries(deploy, f"{where}.deploy", report, null=True)
     tree.check_keys(deploy, f"{where}.deploy", report, ("replicas",), _DEPLOY_PENDING)
     scale = _count(service.child("scale"), f"{where}.scale", report)
     node = deploy.child("replicas") if deploy is not None else None
@@ -64,28 +65,37 @@ def normalize(service: tree.Node, where: str, report: tree.Report) -> Placement:
     count = scale if scale is not None else replicas if replicas is not None else 1
     name_node = service.child("container_name")
     name = tree.text(name_node, f"{where}.container_name", report)
-    if name_node is not None and name:
-        if not _CONTAINER_NAME.fullmatch(name):
-            report.error(
-                tree.VALUE,
-                f"{where}.container_name: {name!r} may hold letters, digits, '_', '.' and '-' only",
-                name_node.position,
-            )
-        elif count > 1:
-            key = "scale" if scale is not None else "deploy.replicas"
-            report.error(
-                tree.CONFLICT,
-                f"{where}: container_name {name!r} cannot be that of {count} replicas ({key})",
-                name_node.position,
-                "leave container_name out",
-            )
+    if name_node is not None and name is not None and not _CONTAINER_NAME.search(name):
+        report.error(
+            tree.VALUE,
+            f"{where}.container_name: {name!r} needs a letter or digit and at least two characters",
+            name_node.position,
+        )
+    elif name_node is not None and name and count > 1:
+        key = "scale" if scale is not None else "deploy.replicas"
+        report.error(
+            tree.CONFLICT,
+            f"{where}: container_name {name!r} cannot be that of {count} replicas ({key})",
+            name_node.position,
+            "leave container_name out",
+        )
     return Placement(
         replicas=count,
         scale=scale,
+        deploy=deploy is not None and deploy.data is not None,
         deploy_replicas=replicas,
         container_name=name or None,
         labels=tree.labels(service.child("labels"), f"{where}.labels", report),
     )
+
+
+def faults(section: Placement) -> list[tuple[str, str, str]]:
+    """What could not run: key, reason and hint of each."""
+    name = section.container_name
+    if name and not _CONTAINER_NAME.fullmatch(name):
+        reason = f"{name!r} may hold letters, digits, '_', '.' and '-' only"
+        return [("container_name", reason, "")]
+    return []
 
 
 def _count(node: tree.Node | None, where: str, report: tree.Report) -> int | None:

@@ -137,8 +137,8 @@ def wrong_type(node: Node, where: str, report: Report, wanted: str) -> None:
 
 
 def text(node: Node | None, where: str, report: Report) -> str | None:
-    """A text; None when absent or null."""
-    if node is None or node.data is None:
+    """A text; None when absent."""
+    if node is None:
         return None
     if isinstance(node.data, str):
         return node.data
@@ -175,7 +175,7 @@ _OLD_BOOLEANS = {"y": True, "yes": True, "on": True, "n": False, "no": False, "o
 
 def boolean(node: Node | None, where: str, report: Report, *, default: bool = False) -> bool:
     """A boolean, also spelled as text; the YAML 1.1 words `yes` and `no` are taken with a warning."""
-    if node is None or node.data is None:
+    if node is None:
         return default
     data = node.data
     if isinstance(data, bool):
@@ -198,8 +198,8 @@ _INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
 
 def integer(node: Node | None, where: str, report: Report) -> int | None:
-    """A whole number, also spelled as text; None when absent or null."""
-    if node is None or node.data is None:
+    """A whole number, also spelled as text; None when absent."""
+    if node is None:
         return None
     data = node.data
     if isinstance(data, int) and not isinstance(data, bool):
@@ -227,8 +227,8 @@ def scalar_text(node: Node, where: str, report: Report) -> str | None:
 
 
 def items(node: Node | None, where: str, report: Report) -> list[Node]:
-    """The items of a list; empty when absent or null."""
-    if node is None or node.data is None:
+    """The items of a list; empty when absent."""
+    if node is None:
         return []
     if isinstance(node.data, list):
         return node.data
@@ -236,9 +236,11 @@ def items(node: Node | None, where: str, report: Report) -> list[Node]:
     return []
 
 
-def entries(node: Node | None, where: str, report: Report) -> dict[str, Node]:
-    """The entries of a mapping; empty when absent or null."""
-    if node is None or node.data is None:
+def entries(
+    node: Node | None, where: str, report: Report, *, null: bool = False
+) -> dict[str, Node]:
+    """The entries of a mapping; empty when absent and, where `null` may stand for one, when null."""
+    if node is None or (null and node.data is None):
         return {}
     if isinstance(node.data, dict):
         return node.data
@@ -263,7 +265,7 @@ def strings(
 
 def pairs(node: Node | None, where: str, report: Report) -> dict[str, str | None]:
     """A mapping of names to scalars, or a list of `NAME=VALUE`; None stands for a name without a value."""
-    if node is None or node.data is None:
+    if node is None:
         return {}
     if isinstance(node.data, dict):
         return {
