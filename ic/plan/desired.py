@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ic.compose import model
     from ic.journal import fold
 
-Mode = Literal["apply", "up", "down", "destroy"]
+Mode = Literal["apply", "up", "stop", "down", "destroy"]
 PullPolicy = Literal["always", "missing", "never"]
 
 

@@ -60,7 +60,9 @@ def plan(
     instance that stays), Refused (`destroy` with things left), DependencyCycle.
     """
     work = _Work(wanted, recorded, observed, options)
-    if options.mode in {"down", "destroy"}:
+    if options.mode == "stop":
+        work.stop()
+    elif options.mode in {"down", "destroy"}:
         work.take_down()
     else:
         work.converge()
@@ -286,6 +288,32 @@ class _Work:
         )
         step = volume.delete(address, live.name, pool=live.pool, project=self.project)
         self._put(address, "delete", cause, (msgspec.structs.replace(step, needs=users),))
+
+    # --- stop ---
+
+    def stop(self) -> None:
+        """What runs (of the named services) is stopped, dependents first; nothing is removed."""
+        up = [
+            address
+            for address in self._addresses("instance")
+            if address in self.live
+            and self.live[address].power in UP
+            and (not self.options.services or service_of(address) in self.options.services)
+        ]
+        for address in up:
+            needs = tuple(
+                f"{other}#stop"
+                for other in up
+                if other != address and service_of(address) in self._after(other)
+            )
+            step = instance.stop(
+                address,
+                self.live[address].name,
+                project=self.project,
+                grace_ms=self._grace(address),
+                needs=needs,
+            )
+            self._put(address, "stop", "stopped by the user", (step,))
 
     # --- down and destroy ---
 
@@ -783,6 +811,10 @@ class _Work:
         """The write, the user and the disks of filled volumes of a live instance, in this order."""
         address = choice.resource.address
         steps: list[kind.Step] = []
+        moving = _moving_cards(choice.diff, choice.live)
+        if moving:
+            now = {**now, **{p: v for p, v in choice.resource.fields.items() if p[1] in moving}}
+            steps.append(self._detach(address, name, moving))
         if now or choice.diff.unset or (choice.adopt and not later):
             record = self._record(choice.resource, choice.diff)
             fields = {p: v for p, v in record.fields.items() if p not in later}
@@ -791,7 +823,7 @@ class _Work:
                     address,
                     name,
                     project=self.project,
-                    set_=now,
+                    set_=dict(sorted(now.items())),
                     unset=choice.diff.unset,
                     record=msgspec.structs.replace(record, fields=fields),
                     needs=(),
@@ -818,6 +850,21 @@ class _Work:
                 )
             )
         return steps
+
+    def _detach(self, address: str, name: str, moving: tuple[str, ...]) -> kind.Step:
+        """Take cards away that get another network: the server checks new ones beside the old ones."""
+        known = self.recorded.get(address)
+        gone = tuple(sorted(p for p in (known.fields if known else {}) if p[1] in moving))
+        return instance.update(
+            address,
+            name,
+            project=self.project,
+            set_={},
+            unset=tuple(("devices", device) for device in moving),
+            record=kind.Record(name=name, unset=gone),
+            needs=(),
+            verb="detach",
+        )
 
     def _own_grace(self, resource: kind.Resource) -> int:
         return resource.grace_ms if self.options.grace_ms is None else self.options.grace_ms
@@ -1198,6 +1245,15 @@ def _given(resource: kind.Resource) -> tuple[kind.FieldChange, ...]:
             redacted=not kind.is_public(path),
         )
         for path, value in sorted(resource.fields.items())
+    )
+
+
+def _moving_cards(diff: _Diff, live: kind.Live | None) -> tuple[str, ...]:
+    """The network cards that are there and get another network."""
+    return tuple(
+        path[1]
+        for path in sorted(diff.set)
+        if path[0] == "devices" and path[2:] == ("network",) and live and path in live.fields
     )
 
 
