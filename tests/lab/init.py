@@ -100,10 +100,20 @@ def answer(peer: socket.socket, text: str) -> None:
 
 
 def wait_for(path: Path, seconds: float = 10.0) -> None:
-    """Wait until a path exists; goes on after the time, the service will say what is missing."""
+    """Wait until a file can be read; goes on after the time, the service will say what is missing.
+
+    A file system that is just coming up may refuse at first.
+    """
     end = time.monotonic() + seconds
-    while not path.exists() and time.monotonic() < end:
+    while not readable(path) and time.monotonic() < end:
         time.sleep(0.01)
+
+
+def readable(path: Path) -> bool:
+    try:
+        return bool(path.read_bytes())
+    except OSError:
+        return False
 
 
 def main(kind: str) -> None:

@@ -551,6 +551,7 @@ class Place:
             "IC_LAB_ID": self.identity,
             "IC_LAB_BASE": str(base()),
             "IC_LAB_REPO": str(REPO),
+            "IC_LAB_PYTHON": sys.executable,
             "IC_LAB_KIND": self.kind,
         }
         log = self.directory / "run" / "stage.log"
@@ -563,7 +564,7 @@ class Place:
                 started = subprocess.Popen(
                     [
                         *("setsid", "--fork", *prefix),
-                        *("unshare", "--mount", "--propagation", "private"),
+                        *("unshare", "--mount", "--propagation", "unchanged"),
                         *("/bin/sh", str(HERE / "stage.sh"), "mounts"),
                     ],
                     env=env,
@@ -597,7 +598,7 @@ class Place:
                 os.close(handle)
         remove_cgroup(self.identity)
         if self.directory.exists():
-            shutil.rmtree(self.directory)
+            delete_tree(self.directory)
 
 
 def only_child(parent: subprocess.Popen[str]) -> int:
@@ -613,21 +614,38 @@ def only_child(parent: subprocess.Popen[str]) -> int:
 def remove_cgroup(identity: str) -> None:
     """Remove the cgroup of a place, with all below it, once its last process has gone."""
     script = """
+        if mountpoint -q /; then mount --make-rprivate /; fi
         mount -t cgroup2 cgroup2 "$1" || exit 1
-        [ -d "$1/$2" ] || exit 0
         n=0
         while [ -d "$1/$2" ] && [ $n -lt 100 ]; do
             find "$1/$2" -depth -type d -exec rmdir {} + 2>/dev/null
             [ ! -d "$1/$2" ] || sleep 0.1
             n=$((n + 1))
         done
-        [ ! -d "$1/$2" ]
+        if [ -d "$1/$2" ]; then echo "its processes do not end" >&2; left=1; else left=0; fi
+        umount "$1"
+        exit $left
     """
     with tempfile.TemporaryDirectory(prefix="ic-lab-") as mountpoint:
-        output_of(
-            *("unshare", "--mount", "--propagation", "private"),
-            *("/bin/sh", "-c", script, "remove", mountpoint, identity),
-        )
+        unshare = ("unshare", "--mount", "--propagation", "unchanged")
+        argv = [*unshare, "/bin/sh", "-c", script, "remove", mountpoint, identity]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LabError(f"the cgroup {identity} cannot be removed: {done.stderr.strip()}")
+
+
+def delete_tree(directory: Path) -> None:
+    """Delete a directory of the lab; never through something mounted below it."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        where = Path(line.split()[4])
+        if where.is_relative_to(directory):
+            output_of("umount", "--lazy", str(where))
+    if any(
+        Path(line.split()[4]).is_relative_to(directory)
+        for line in Path("/proc/self/mountinfo").read_text().splitlines()
+    ):
+        raise LabError(f"{directory} is not deleted: something is still mounted below it")
+    shutil.rmtree(directory)
 
 
 class Machine(Place):

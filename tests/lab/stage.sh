@@ -3,7 +3,7 @@
 #
 # Enters by environment: IC_LAB_DIR (state directory of the place), IC_LAB_ID (its name on the
 # machine: cgroup and host name), IC_LAB_BASE (cached base root), IC_LAB_REPO (repository),
-# IC_LAB_KIND (lab or machine). Runs in four stages, each the next process image of the last:
+# IC_LAB_PYTHON (an interpreter), IC_LAB_KIND (lab or machine). Four stages, each the next image:
 # a private mount namespace; a cgroup of its own as root of a cgroup namespace; network, process,
 # UTS and IPC namespaces; and at last the root of the place with init.py as process 1.
 set -eu
@@ -13,13 +13,8 @@ cg=$IC_LAB_DIR/cgroup
 
 case $stage in
 mounts)
-    # pivot_root wants the present root to be a mount point; in a plain chroot it is none.
-    if ! mountpoint -q / && [ -z "${IC_LAB_REROOTED:-}" ]; then
-        mkdir -p "$IC_LAB_DIR/outside"
-        mount --rbind / "$IC_LAB_DIR/outside"
-        mount --make-rprivate "$IC_LAB_DIR/outside"
-        IC_LAB_REROOTED=1 exec chroot "$IC_LAB_DIR/outside" /bin/sh "$self" mounts
-    fi
+    mountpoint -q / || exec "$IC_LAB_PYTHON" -I "$IC_LAB_REPO/tests/lab/reroot.py" /bin/sh "$self" mounts
+    mount --make-rprivate /
     mount -t cgroup2 cgroup2 "$cg"
     mkdir -p "$cg/$IC_LAB_ID/init"
     echo 0 >"$cg/$IC_LAB_ID/cgroup.procs"
