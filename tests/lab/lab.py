@@ -349,9 +349,13 @@ def discard_bases(kept: Path | None = None) -> None:
 @contextlib.contextmanager
 def locked(file: Path) -> Generator[None]:
     """Hold a lock file for the time of a block."""
-    with file.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    while True:
+        with file.open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            # The one before may have removed the file along with its lab.
+            if file.exists() and file.stat().st_ino == os.fstat(handle.fileno()).st_ino:
+                yield
+                return
 
 
 def say(text: str) -> None:
@@ -739,7 +743,7 @@ class Lab(Place):
             for directory in sorted(machines.glob("*")):
                 Machine(self, directory.name).remove()
             self.remove()
-        (state_directory() / f".{self.name}.lock").unlink(missing_ok=True)
+            (state_directory() / f".{self.name}.lock").unlink()
         return True
 
     def wait_ready(self, seconds: float = 60.0) -> None:
