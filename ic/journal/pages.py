@@ -251,18 +251,11 @@ class _Reading:
         if self.state in ("ok", "newer"):
             self.trusted = end
             return
-        limit = min((one.n for one in wrong), default=end + 1)
         self.checkpoints.extend(self._of_runs())
-        self.checkpoints.append(_Checkpoint(n=0, chain="", where="the beginning"))
-        broken = [
-            one.n for one in self.checkpoints if one.n and self.chains.get(one.n) != one.chain
-        ]
-        limit = min([limit, *broken])
-        self.trusted = max(
-            one.n
-            for one in self.checkpoints
-            if one.n < limit and (not one.n or self.chains.get(one.n) == one.chain)
-        )
+        good = [one.n for one in self.checkpoints if self.chains.get(one.n) == one.chain]
+        bad = [one.n for one in self.checkpoints if self.chains.get(one.n) != one.chain]
+        limit = min(bad, default=end + 1)
+        self.trusted = max((n for n in good if n < limit), default=0)
 
     def _of_runs(self) -> list[_Checkpoint]:
         """Every run line tells the chain before it."""
