@@ -77,15 +77,7 @@ def normalize(
     `env` gives variables without a value theirs; `root` is the directory that env files stand in. The files
     themselves are read by the loader and joined by `with_env_files`. `home` is what `~` means.
     """
-    given = tree.pairs(service.child("environment"), f"{where}.environment", report)
-    for name in given:
-        if not name or name != name.rstrip():
-            node = service.child("environment")
-            report.error(
-                tree.VALUE,
-                f"{where}.environment: {name!r} is not the name of a variable",
-                node.position if node else None,
-            )
+    given = _environment(service.child("environment"), f"{where}.environment", report)
     environment: dict[str, str] = {}
     unresolved: list[str] = []
     for name, value in given.items():
@@ -103,6 +95,18 @@ def normalize(
         user=tree.text(service.child("user"), f"{where}.user", report) or None,
         working_dir=tree.text(service.child("working_dir"), f"{where}.working_dir", report) or None,
     )
+
+
+def _environment(
+    node: tree.Node | None, where: str, report: tree.Report
+) -> dict[str, str | None]:
+    for index, item in enumerate(node.data if node and isinstance(node.data, list) else ()):
+        name = item.data.partition("=")[0] if isinstance(item.data, str) else "NAME"
+        if not name or name[-1].isspace():
+            report.error(
+                tree.VALUE, f"{where}[{index}]: {name!r} is not the name of a variable", item.position
+            )
+    return tree.pairs(node, where, report)
 
 
 def with_env_files(section: Process, from_files: Mapping[str, str]) -> Process:
@@ -256,14 +260,25 @@ def contribute(section: Process, ctx: contribution.Context) -> contribution.Cont
             f"cannot run service {ctx.service!r}: neither the file nor its image names a command",
             hint="give it a command: or an entrypoint:",
         )
-    words = carried(words)
+    environment: dict[str, str] = {}
+    for item in ctx.image.env:
+        name, _, value = item.partition("=")
+        environment[name] = value
+    environment |= section.environment
+    lines = {name: value for name, value in environment.items() if _breaks(value)}
+    for name in sorted(lines):
+        if not name.isidentifier() or not name.isascii():
+            raise errors.PlanError(
+                f"cannot set {name!r} of service {ctx.service!r}: its value has several lines, "
+                "and its name is none for a shell",
+            )
+    words = carried(words, lines)
     fields: kind.Fields = {
         ("config", "oci.entrypoint"): shlex.join(words),
         ("config", "oci.cwd"): section.working_dir or ctx.image.working_dir or "/",
     }
-    environment = dict(item.partition("=")[::2] for item in ctx.image.env) | section.environment
     for name, value in environment.items():
-        if value:
+        if value and name not in lines:
             fields["config", f"environment.{name}"] = value
     user = section.user if section.user else ctx.image.user
     uid, gid = numeric(user)
@@ -299,17 +314,23 @@ def numeric(user: str) -> tuple[str | None, str | None]:
     return None, None
 
 
-def carried(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Words that neither LXC's splitting nor a one-line value can hold, carried by the image's /bin/sh.
+def carried(words: tuple[str, ...], exports: dict[str, str]) -> tuple[str, ...]:
+    """Words and variables that one line of LXC's config cannot hold, carried by the image's /bin/sh.
 
-    Both kinds of quotes in one word, or a line break in any: they travel as octal digits and are put
-    together again before the program takes the shell's place.
+    Both kinds of quotes in one word, or a line break in any, and variables of several lines (Incus refuses
+    those): they travel as octal digits and are put together again before the program takes the shell's
+    place. The same words when there is nothing to carry.
     """
-    if not any("\n" in word or "\r" in word or ("'" in word and '"' in word) for word in words):
+    if not exports and not any(_breaks(word) or ("'" in word and '"' in word) for word in words):
         return words
-    text = f"exec {shlex.join(words)}"
+    text = "".join(f"export {name}={shlex.quote(exports[name])}; " for name in sorted(exports))
+    text += f"exec {shlex.join(words)}"
     octal = "".join(f"\\0{byte:03o}" for byte in text.encode())
     return ("/bin/sh", "-c", f'eval "$(printf %b "{octal}")"')
+
+
+def _breaks(text: str) -> bool:
+    return "\n" in text or "\r" in text
 
 
 def lxc_words(words: tuple[str, ...]) -> str:

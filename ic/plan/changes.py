@@ -84,8 +84,7 @@ def render(plan: Plan) -> str:
         if change.action == "create":
             lines += _made(change)
         else:
-            for field in change.fields:
-                lines += _changed(field)
+            lines += _differences(change)
     warnings = [f"warning: {diagnostic}" for diagnostic in plan.diagnostics]
     if warnings:
         lines += ["", *warnings]
@@ -113,6 +112,7 @@ def _made(change: Change) -> list[str]:
         elif field.redacted:
             key = field.path.removeprefix("config.")
             group = key if key.startswith(("raw.", "oci.")) else key.partition(".")[0]
+            group = "labels" if group == "user" else group
             hidden[group] = hidden.get(group, 0) + 1
         else:
             lines += _value(field.path, field.new or "")
@@ -123,6 +123,43 @@ def _made(change: Change) -> list[str]:
     return lines
 
 
+def _differences(change: Change) -> list[str]:
+    """Field by field; a device that comes or goes as a whole is one line."""
+    devices: dict[str, list[kind.FieldChange]] = {}
+    for field in change.fields:
+        device = _DEVICE.fullmatch(field.path)
+        if device is not None:
+            devices.setdefault(device[1], []).append(field)
+    whole = {
+        name: fields
+        for name, fields in devices.items()
+        if all(field.old is None for field in fields) or all(field.new is None for field in fields)
+        if any(field.path == f"devices.{name}.type" for field in fields)
+    }
+    lines: list[str] = []
+    said: set[str] = set()
+    for field in change.fields:
+        device = _DEVICE.fullmatch(field.path)
+        name = device[1] if device else ""
+        if name not in whole:
+            lines += _changed(field)
+        elif name not in said:
+            said.add(name)
+            lines.append(_whole_device(name, whole[name]))
+    return lines
+
+
+def _whole_device(name: str, fields: list[kind.FieldChange]) -> str:
+    added = fields[0].old is None
+    start = len(f"devices.{name}.")
+    body = " ".join(f"{field.path[start:]}={field.new if added else field.old}" for field in fields)
+    return f"        devices.{name}: {'added' if added else 'removed'} {body} {_impact(fields[0])}"
+
+
+def _impact(field: kind.FieldChange) -> str:
+    return f"({field.impact.replace('-', ' ')})"
+
+
 def _value(path: str, value: str) -> list[str]:
     if "\n" not in value:
         return [f"        {path}: {value}"]
@@ -130,7 +167,7 @@ def _value(path: str, value: str) -> list[str]:
 
 
 def _changed(field: kind.FieldChange) -> list[str]:
-    impact = f"({field.impact.replace('-', ' ')})"
+    impact = _impact(field)
     if field.redacted:
         return [f"        {field.path}: {NOT_SHOWN} {impact}"]
     old, new = field.old, field.new

@@ -813,9 +813,10 @@ class _Work:
         steps: list[kind.Step] = []
         moving = _moving_cards(choice.diff, choice.live)
         if moving:
-            now = {**now, **{p: v for p, v in choice.resource.fields.items() if p[1] in moving}}
+            now |= {p: v for p, v in choice.resource.fields.items() if p[1] in moving}
             steps.append(self._detach(address, name, moving))
-        if now or choice.diff.unset or (choice.adopt and not later):
+        unset = tuple(path for path in choice.diff.unset if path[1] not in moving)
+        if now or unset or (choice.adopt and not later):
             record = self._record(choice.resource, choice.diff)
             fields = {p: v for p, v in record.fields.items() if p not in later}
             steps.append(
@@ -824,7 +825,7 @@ class _Work:
                     name,
                     project=self.project,
                     set_=dict(sorted(now.items())),
-                    unset=choice.diff.unset,
+                    unset=unset,
                     record=msgspec.structs.replace(record, fields=fields),
                     needs=(),
                     want=choice.resource.power,
@@ -1249,12 +1250,13 @@ def _given(resource: kind.Resource) -> tuple[kind.FieldChange, ...]:
 
 
 def _moving_cards(diff: _Diff, live: kind.Live | None) -> tuple[str, ...]:
-    """The network cards that are there and get another network."""
-    return tuple(
-        path[1]
-        for path in sorted(diff.set)
-        if path[0] == "devices" and path[2:] == ("network",) and live and path in live.fields
-    )
+    """The cards that are there and leave their network, where another one comes into a network."""
+    comes = {path[1] for path in diff.set if path[0] == "devices" and path[2:] == ("network",)}
+    if live is None or not comes:
+        return ()
+    cards = {p[1] for p in live.fields if p[0] == "devices" and p[2:] == ("network",)}
+    goes = {path[1] for path in diff.unset if len(path) == 2}
+    return tuple(sorted(cards & (comes | goes)))
 
 
 def _lost_devices(resource: kind.Resource, gone: tuple[kind.Path, ...]) -> frozenset[str]:
