@@ -51,8 +51,11 @@ def run(*argv: str | Path, **rest: object) -> None:
 
 
 @contextlib.contextmanager
-def bootstrapped(suite: str, packages: str) -> Generator[Path]:
-    """A new root of a Debian suite, fetched the way this machine's own apt takes; gone afterwards."""
+def bootstrapped(suite: str, packages: str, *more: str) -> Generator[Path]:
+    """A new root of a Debian suite, fetched the way this machine's own apt takes; gone afterwards.
+
+    `more` are further options of debootstrap.
+    """
     labs.require_root()
     if not shutil.which("debootstrap"):
         labs.install("debootstrap")
@@ -70,7 +73,7 @@ def bootstrapped(suite: str, packages: str) -> Generator[Path]:
     if mirror and proxy:
         environment[f"{mirror.split(':', 1)[0]}_proxy"] = proxy
     where = [mirror] if mirror else []
-    options = ["--variant=minbase", f"--include={packages}"]
+    options = ["--variant=minbase", f"--include={packages}", *more]
     try:
         run("debootstrap", *options, suite, root, *where, env=environment)
         (root / "etc/apt/apt.conf.d/99host").write_text(
