@@ -453,7 +453,7 @@ class Run:
         """
         with self._lock:
             log = tuple(line for line in self._log if line.last <= last)
-            state = self._state if self._state.sequence == last else None
+            state = self._state.copy() if self._state.sequence == last else None
         if state is None:
             state = fold.State() if self.journal.base is None else fold.restore(self.journal.base)
             first = state.sequence

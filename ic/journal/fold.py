@@ -124,10 +124,7 @@ _Stamped = tuple[int, events.Intent]  # the generation that the intent was writt
 
 
 class State:
-    """The state while folding; `apply` takes the next event. Not shared between threads.
-
-    Copying is cheap enough to be done once per run: `snapshot` and `restore` carry it over.
-    """
+    """The state while folding; `apply` takes the next event. Not for several threads: each has a `copy`."""
 
     def __init__(self) -> None:
         self.sequence = 0
@@ -135,6 +132,13 @@ class State:
         self.run = ""
         self.resources: dict[str, RecordedResource] = {}
         self.open: dict[int, _Stamped] = {}
+
+    def copy(self) -> State:
+        """A state of its own that goes on from here."""
+        other = State()
+        other.sequence, other.generation, other.run = self.sequence, self.generation, self.run
+        other.resources, other.open = dict(self.resources), dict(self.open)
+        return other
 
     def apply(self, event: events.AnyEvent) -> None:
         """Take in the next event."""

@@ -577,6 +577,8 @@ def _append(packed: dict[str, str], added: list[Line]) -> None:
         if not current or len(packed[current]) + len(text) > PLAIN_LIMIT:
             current = segment_key(line.n)
             packed[current] = ""
+        elif not packed[current].endswith("\n"):
+            packed[current] += "\n"  # an editor may have taken it away
         packed[current] += text
 
 
@@ -674,7 +676,10 @@ def mend(journal: Journal, config: Mapping[str, str]) -> tuple[str, ...]:
 
     kept = _whole_segments(journal, config)
     begin = kept[-1] if kept else 0
-    end = max([begin + 1, *_known_numbers(journal, config)])
+    known = max([0, *_known_numbers(journal, config)])
+    if begin and journal.trusted >= known and len(kept) == len(_segments(config)):
+        return _mend_head(journal, config, begin)
+    end = max(begin + 1, known)
     top = journal.run_object
     generation = max(journal.recorded.generation, journal.head.generation if journal.head else 0)
     chain = lines.start(f"after line {end}")
@@ -712,6 +717,23 @@ def mend(journal: Journal, config: Mapping[str, str]) -> tuple[str, ...]:
         change = change.replace("LINEAGE", "'\"$LINEAGE\"'")
     commands.append(change)
     return tuple(commands)
+
+
+def _mend_head(journal: Journal, config: Mapping[str, str], last: int) -> tuple[str, ...]:
+    """Commands for a journal that lacks nothing but its head: every line is there and proven."""
+    import shlex
+
+    head = events.Head(
+        lineage=journal.lineage,
+        generation=journal.recorded.generation,
+        sequence=last,
+        chain=_chains(journal.lineage, journal.lines)[last],
+        snapshot=max([0, *(int(_digits(name)) for name in _snapshots(config))]),
+    )
+    return (
+        f"incus project show {journal.project} > {journal.project}.project.yaml",
+        f"incus project set {journal.project} {shlex.quote(f'{names.HEAD}={events.encode_head(head)}')}",
+    )
 
 
 def _digits(name: str) -> str:

@@ -151,22 +151,31 @@ class Writer:
         return beat if self._due is None else min(beat, self._due)
 
     def _loop(self) -> None:
-        while True:
-            with self._wake:
-                while not self._closing and not self._urgent:
-                    wait = self._next() - self._clock.boottime()
-                    if wait <= 0:
-                        break
-                    self._wake.wait(wait)
-                if self._closing:
-                    return
-            try:
+        try:
+            while self._wait():
                 self.flush()
                 if self._fold_due():
                     self.fold()
-            except errors.IcError as error:
-                self._lose(error)
-                return
+        except errors.IcError as error:
+            self._lose(error)
+        finally:
+            if not self._closing and self.failure is None:
+                # A mistake in ic itself: whoever waits for an acknowledgement must hear of it.
+                self._lose(
+                    errors.JournalError(
+                        "cannot write the journal: its thread ended", code="E_INTERNAL"
+                    )
+                )
+
+    def _wait(self) -> bool:
+        """Wait until something is to be written; false when the run is being closed."""
+        with self._wake:
+            while not self._closing and not self._urgent:
+                wait = self._next() - self._clock.boottime()
+                if wait <= 0:
+                    break
+                self._wake.wait(wait)
+            return not self._closing
 
     def flush(self) -> None:
         """Write all that is queued in one request, then acknowledge. With nothing queued: a heartbeat."""
