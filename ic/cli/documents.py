@@ -89,7 +89,10 @@ class Apply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One step as the journal has it, under its intent's number."""
+    """One step as the journal has it, under its intent's number.
+
+    `recovered_by` is the later run that found out how it had ended.
+    """
 
     n: int
     time: str
@@ -99,6 +102,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     status: str | None
     ms: int | None
     error: str | None
+    recovered_by: str | None = None
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

@@ -228,6 +228,11 @@ def _guess_json(argv: Sequence[str]) -> bool:
     return "--json" in argv
 
 
+def _leave() -> NoReturn:
+    """Out at once, for a second Ctrl-C: what was begun stands in the journal."""
+    os._exit(errors.Interrupted.exit_status)
+
+
 def _run(argv: Sequence[str], env: Mapping[str, str], out: output.Output) -> int:
     first, name, rest = split(argv)
     before = top_parser().parse_args(first)
@@ -257,7 +262,7 @@ def _run(argv: Sequence[str], env: Mapping[str, str], out: output.Output) -> int
     out.quiet = options.quiet
     out.colour = session.wants_colour(options.ansi, env, out.stdout)
     out.error_colour = session.wants_colour(options.ansi, env, out.stderr)
-    return module(name).run(session.Session(options, env, out), arguments)
+    return module(name).run(session.Session(options, env, out, _leave), arguments)
 
 
 class _Internal(errors.IcError):

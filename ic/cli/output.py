@@ -114,6 +114,10 @@ class Output:
         """Text on stdout that was cleaned and painted already."""
         self._write(self.stdout, text)
 
+    def line(self, label: str, text: str) -> None:
+        """One line of foreign text on stdout after a label that was painted already."""
+        self._write(self.stdout, f"{label}{clean(text)}\n")
+
     def note(self, text: str, colour: str | None = None) -> None:
         """A remark on stderr: what goes on, not what was asked for. Silent with `-q`."""
         if not self.quiet:

@@ -14,7 +14,7 @@ import msgspec
 from ic import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ic.cli import output, progress
     from ic.compose import loader, model
@@ -39,19 +39,30 @@ class Globals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Session:
-    """One invocation of ic. `out` is the only thing that a command may print with."""
+    """One invocation of ic. `out` is the only thing that a command may print with.
 
-    def __init__(self, options: Globals, env: Mapping[str, str], out: output.Output) -> None:
+    `leave` ends the process at once: for the second Ctrl-C, when the journal is left to tell the rest.
+    """
+
+    def __init__(
+        self,
+        options: Globals,
+        env: Mapping[str, str],
+        out: output.Output,
+        leave: Callable[[], None],
+    ) -> None:
         self.options = options
+        self.leave = leave
         self.env = env
         self.out = out
-        self._stack: model.Stack | None = None
         self._client: client.Client | None = None
         self._server: remotes.Server | None = None
 
     # --- the files ---
 
-    def loader_options(self) -> loader.Options:
+    def loader_options(
+        self, services: tuple[str, ...] = (), *, for_running: bool = True
+    ) -> loader.Options:
         """The global options as the loader wants them."""
         import os
 
@@ -70,17 +81,22 @@ class Session:
             project_directory=self.options.project_directory,
             env_files=self.options.env_files,
             profiles=self.options.profiles,
+            services=services,
             cwd=cwd,
+            for_running=for_running,
         )
 
-    def stack(self) -> model.Stack:
-        """The stack of the compose files; its warnings are printed, once. Raises ComposeError, UsageError."""
-        if self._stack is None:
-            from ic.compose import loader
+    def stack(self, services: tuple[str, ...] = (), *, for_running: bool = True) -> model.Stack:
+        """The stack of the compose files; its warnings are printed. Raises ComposeError, UsageError.
 
-            self._stack = loader.load(self.loader_options(), self.env, _stdin_bytes)
-            self.out.diagnostics(self._stack.diagnostics)
-        return self._stack
+        `services` are those named on the command line: their profiles become active.
+        """
+        from ic.compose import loader
+
+        options = self.loader_options(services, for_running=for_running)
+        stack = loader.load(options, self.env, _stdin_bytes)
+        self.out.diagnostics(stack.diagnostics)
+        return stack
 
     def stack_name(self) -> str:
         """The stack's name; needs no file where `-p` is given."""
@@ -133,11 +149,23 @@ class Session:
             unicode=encoding.replace("-", "") == "utf8",
         )
 
-    def actor(self) -> str:
-        """Who acts, for the journal: `uid@host`."""
-        import os
+    def typed(self, command: str) -> str:
+        """A command as the user would type it here: with the same files, name and remote."""
+        import shlex
 
-        return f"{os.getuid()}@{os.uname().nodename}"
+        words = ["ic"]
+        for option, values in (
+            ("-f", self.options.files),
+            ("-p", (self.options.project_name,)),
+            ("--project-directory", (self.options.project_directory,)),
+            ("--env-file", self.options.env_files),
+            ("--profile", self.options.profiles),
+            ("--remote", (self.options.remote,)),
+        ):
+            for value in values:
+                if value is not None:
+                    words += [option, value]
+        return f"{shlex.join(words)} {command}"
 
 
 def _is_terminal(stream: object) -> bool:

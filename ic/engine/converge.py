@@ -140,7 +140,7 @@ def _planned(
     asked: Asked, recorded: fold.Recorded, observed: facts.Observed, key: bytes
 ) -> changes.Plan:
     options = msgspec.structs.replace(asked.options, key=key)
-    if asked.stack is None or options.mode in ("down", "destroy"):
+    if asked.stack is None or options.mode in ("stop", "down", "destroy"):
         wanted = desired.nothing(asked.name)
     else:
         wanted = desired.build(asked.stack, recorded, observed, options)
@@ -308,3 +308,20 @@ def _executed(
         report=terms.report,
         interrupts=terms.interrupts,
     )
+
+
+def remove_project(client: incus.Client, stack: str) -> None:
+    """The end of `destroy`: the run object and other profiles of the journal, then the project itself.
+
+    The only deletion without an acknowledged intent: its record would go with it. Never with force, so that
+    what somebody has put there meanwhile keeps the project.
+    """
+    project = names.project(stack)
+    query = {"project": project}
+    listed = cast("list[str]", client.get("/1.0/profiles", query) or [])
+    for name in sorted(one.partition("?")[0].rpartition("/")[2] for one in listed):
+        if name.startswith(observe.OWN_PROFILES):
+            with contextlib.suppress(errors.NotFound):
+                client.call("DELETE", f"/1.0/profiles/{name}", query)
+    with contextlib.suppress(errors.NotFound):
+        client.call("DELETE", f"/1.0/projects/{project}")

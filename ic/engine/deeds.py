@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from ic import errors, names
-from ic.incus import client
+from ic.incus import client, lxclog
 from ic.resources import kind
 
 RETRY_SECONDS = 60.0
@@ -422,7 +422,6 @@ def _stopped_gracefully(tools: Tools, deed: kind.Stop, seconds: int) -> bool:
 
 
 _FAILED_EXEC = re.compile(r"([^-\n]+) - Failed to exec \"(.*)\"")
-_CHILD_ERROR = re.compile(rb"Child <\d+> ended on error \((\d+)\)")
 SHOWN_OUTPUT_LINES = 10
 
 
@@ -484,12 +483,6 @@ def _last_output(tools: Tools, path: str, query: Mapping[str, str]) -> tuple[str
     return tuple(line.rstrip() for line in text.splitlines()[-SHOWN_OUTPUT_LINES:])
 
 
-def exit_code(log: bytes) -> int:
-    """The exit code of the last run by its lxc.log: written there for every run that did not end well."""
-    found = _CHILD_ERROR.findall(log)
-    return int(found[-1]) if found else 0
-
-
 def _await_exit(tools: Tools, deed: kind.AwaitExit) -> None:
     """Wait for the end of a one-shot job. Subscribes first, then looks, so that no end is missed."""
     name = unquote(deed.path.rpartition("/")[2])
@@ -502,7 +495,7 @@ def _await_exit(tools: Tools, deed: kind.AwaitExit) -> None:
             break
         except errors.Unreachable:
             tools.sleep(LONGEST_PAUSE)  # the daemon restarts: connect and look again
-    code = exit_code(tools.client.log_file(deed.path, "lxc.log", deed.query))
+    code = lxclog.exit_code(tools.client.log_file(deed.path, "lxc.log", deed.query))
     if code:
         raise errors.OperationFailed(
             f"cannot go on after {_instance_name(deed.path)}: it ended with exit code {code}",

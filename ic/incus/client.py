@@ -30,6 +30,8 @@ EXTENSIONS = (
     "projects",
     "instances",
     "instance_all_projects",
+    "profiles_all_projects",
+    "api_filtering_extended",
     "instance_nic_network",
     "instance_oci",
     "instance_oci_entrypoint",
@@ -459,6 +461,20 @@ class Client:
 
         full = {**(query or {}), "type": ",".join(types)}
         with websocket.events(self.transport, full) as stream:
+            yield stream
+
+    @contextlib.contextmanager
+    def console(self, instance: str, query: Query | None = None) -> Generator[websocket.Console]:
+        """What a running instance writes from now on. Exclusive: OperationFailed when it is taken."""
+        from ic.incus import websocket
+
+        doing = f"follow the console of {transport.phrase('GET', instance).removeprefix('read ')}"
+        body: dict[str, object] = {"type": "console", "width": 0, "height": 0}
+        reply = self.send("POST", instance + "/console", query, body)
+        found = cast("dict[str, dict[str, Any]]", reply.metadata or {})
+        secrets = cast("dict[str, str]", found.get("metadata", {}).get("fds") or {})
+        operation = reply.operation.partition("?")[0]
+        with websocket.console(self.transport, operation, secrets.get("0", ""), doing) as stream:
             yield stream
 
     def exec_output(

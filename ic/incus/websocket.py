@@ -113,6 +113,39 @@ def events(to: transport.Transport, query: Mapping[str, str]) -> Generator[Event
             socket.shutdown()
 
 
+class Console:
+    """What an instance writes, as it comes."""
+
+    def __init__(self, socket: websocket.WebSocket) -> None:
+        self._socket = socket
+
+    def next(self, timeout: float | None = None) -> bytes | None:
+        """The next piece, empty at the end, None when none came within `timeout` seconds.
+
+        Raises Unreachable when the connection broke.
+        """
+        import websocket
+
+        self._socket.settimeout(timeout)
+        try:
+            return _frame(self._socket)
+        except websocket.WebSocketTimeoutException:
+            return None
+        except (websocket.WebSocketException, OSError) as cause:
+            raise errors.Unreachable("cannot follow a console: the connection broke") from cause
+
+
+@contextlib.contextmanager
+def console(to: transport.Transport, operation: str, secret: str, doing: str) -> Generator[Console]:
+    """The stream of a console that was asked for (`operation`); leaving the `with` lets go of it."""
+    socket = _open(to, operation + "/websocket", {"secret": secret}, doing)
+    try:
+        yield Console(socket)
+    finally:
+        with contextlib.suppress(OSError):
+            socket.shutdown()
+
+
 def collect(
     to: transport.Transport,
     operation: str,

@@ -1,0 +1,179 @@
+"""`ic ps`: the stack's instances as they are now."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from ic import errors, names
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+    from ic.cli import documents
+    from ic.cli import session as sessions
+    from ic.incus import client as incus
+
+DESCRIPTION = (
+    "Lists what the stack has on the server: service, replica, state, image, addresses, published ports and"
+    " age. Needs no compose file: `-p NAME`, or the directory's stack. Changes nothing."
+)
+
+Body = dict[str, Any]
+_STATES = {"Running": "running", "Frozen": "paused", "Stopped": "exited"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    parser.add_argument("services", nargs="*", metavar="SERVICE", help="only these")
+    parser.add_argument("--json", action="store_true", help="print one JSON document (ic.ps/1)")
+
+
+def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
+    """One call for everything that runs, one more for each instance that has stopped."""
+    from ic.cli import documents
+
+    name = session.stack_name()
+    rows = instances(session.client(), name)
+    if arguments.services:
+        rows = tuple(row for row in rows if row.service in arguments.services)
+    if arguments.json:
+        session.out.document(documents.Ps(stack=name, instances=rows))
+        return 0
+    now = time.time()
+    session.out.table(
+        ("SERVICE", "REPLICA", "STATE", "IMAGE", "ADDRESSES", "PORTS", "AGE"),
+        [
+            (
+                row.service,
+                str(row.replica),
+                row.state if row.exit_code is None else f"{row.state} ({row.exit_code})",
+                row.image,
+                ", ".join(row.addresses) or "-",
+                ", ".join(_port_text(port) for port in row.ports) or "-",
+                age(row.started if row.state == "running" else row.created, now),
+            )
+            for row in rows
+        ],
+    )
+    return 0
+
+
+def instances(client: incus.Client, stack: str) -> tuple[documents.Instance, ...]:
+    """Every instance with the stack's mark, by service and replica; none where there is no project."""
+    project = names.project(stack)
+    query = {"project": project}
+    try:
+        listed = client.get("/1.0/instances", {**query, "recursion": "2"})
+    except (errors.NotFound, errors.Forbidden):
+        if _exists(client, project):
+            raise
+        return ()
+    found: list[documents.Instance] = []
+    for body in cast("list[Body]", listed or []):
+        config = cast("dict[str, str]", body.get("config") or {})
+        if config.get(names.STACK) == stack and "/" in config.get(names.RESOURCE, ""):
+            found.append(_instance(client, query, body, config))
+    return tuple(sorted(found, key=lambda one: (one.service, one.replica)))
+
+
+def _exists(client: incus.Client, project: str) -> bool:
+    listed = cast("list[str]", client.get("/1.0/projects") or [])
+    return any(one.rpartition("/")[2] == project for one in listed)
+
+
+def _instance(
+    client: incus.Client, query: Mapping[str, str], body: Body, config: Mapping[str, str]
+) -> documents.Instance:
+    from ic.cli import documents
+    from ic.incus import lxclog
+
+    name = str(body["name"])
+    service, _, replica = config[names.RESOURCE].rpartition("/")
+    state = _STATES.get(str(body.get("status")), str(body.get("status", "")).lower())
+    started = _moment(body.get("last_used_at"))
+    code: int | None = None
+    if state == "exited" and started is None:
+        state = "created"
+    elif state == "exited":
+        code = lxclog.exit_code(client.log_file(f"/1.0/instances/{name}", "lxc.log", query))
+    devices = cast("dict[str, dict[str, str]]", body.get("devices") or {})
+    return documents.Instance(
+        name=name,
+        service=service,
+        replica=int(replica) if replica.isdecimal() else 0,
+        state=state,
+        exit_code=code,
+        health=config.get("user.healthcheck.status"),
+        image=config.get(names.IMAGE, "").partition("@")[0],
+        addresses=_addresses(cast("Body", body.get("state") or {})),
+        ports=_ports(devices),
+        created=_moment(body.get("created_at")),
+        started=started if state in ("running", "paused") else None,
+    )
+
+
+def _moment(value: object) -> str | None:
+    """An RFC 3339 time of the server to the millisecond, None for "never"."""
+    text = str(value or "")
+    if not text or text.startswith(("0001-", "1970-")):
+        return None
+    whole, _, rest = text.removesuffix("Z").partition(".")
+    return f"{whole}.{rest[:3].ljust(3, '0')}Z"
+
+
+def _addresses(state: Body) -> tuple[str, ...]:
+    """The global addresses of an instance, IPv4 first, by network card."""
+    found: list[tuple[str, str, str]] = []
+    cards = cast("dict[str, Body]", state.get("network") or {})
+    for card, body in sorted(cards.items()):
+        listed = cast("list[dict[str, str]]", body.get("addresses") or [])
+        found += [
+            (one.get("family", ""), card, one.get("address", ""))
+            for one in listed
+            if card != "lo" and one.get("scope") == "global"
+        ]
+    return tuple(address for _, _, address in sorted(found))
+
+
+def _ports(devices: Mapping[str, Mapping[str, str]]) -> tuple[documents.Port, ...]:
+    """The published ports, from the proxy devices: `listen` and `connect` are PROTOCOL:HOST:PORT."""
+    from ic.cli import documents
+
+    found: list[documents.Port] = []
+    for device in devices.values():
+        if device.get("type") != "proxy":
+            continue
+        protocol, _, listen = device.get("listen", "").partition(":")
+        host, _, published = listen.rpartition(":")
+        target = device.get("connect", "").rpartition(":")[2]
+        if published.isdecimal() and target.isdecimal():
+            found.append(
+                documents.Port(
+                    protocol=protocol,
+                    host=host.strip("[]"),
+                    published=int(published),
+                    target=int(target),
+                )
+            )
+    return tuple(sorted(found, key=lambda one: (one.target, one.protocol, one.published, one.host)))
+
+
+def _port_text(port: documents.Port) -> str:
+    host = f"[{port.host}]" if ":" in port.host else port.host
+    return f"{host}:{port.published}->{port.target}/{port.protocol}"
+
+
+def age(moment: str | None, now: float) -> str:
+    """`12s`, `5m`, `3h`, `4d` since a moment; `-` without one."""
+    if moment is None:
+        return "-"
+    import calendar
+
+    then = calendar.timegm(time.strptime(moment.partition(".")[0], "%Y-%m-%dT%H:%M:%S"))
+    seconds = max(0, int(now - then))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
