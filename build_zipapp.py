@@ -49,6 +49,9 @@ TAKEN = {
     "websocket-client": "websocket",
 }
 NATIVE = "msgspec"
+
+# Modules of ic/boot that go into the zip in the place of others'.
+SHIMS = {"certifi/__init__.py": "cabundle.py", "urllib3/http2/__init__.py": "http2.py"}
 LEFT_OUT = re.compile(r"/tests?/|/emscripten/")
 LICENCE = re.compile(r"\.dist-info/(licenses/)?(LICEN[CS]E|COPYING|NOTICE)[^/]*$", re.IGNORECASE)
 
@@ -260,7 +263,7 @@ def assemble(
     """Every member of the zip by name, the build id filled in."""
     boot = {n: data for n, data in application(ROOT).items() if n.startswith("ic/boot/")}
     start = boot.pop("ic/boot/start.py")
-    shim = boot.pop("ic/boot/cabundle.py")
+    shims = {target: boot.pop(f"ic/boot/{name}") for target, name in SHIMS.items()}
     members = {
         name: data
         for name, data in wheel_members.items()
@@ -268,7 +271,7 @@ def assemble(
     }
     members |= {name: data for name, data in app.items() if not name.startswith("ic/boot/")}
     members |= boot
-    members["certifi/__init__.py"] = shim
+    members |= shims
     with open(os.path.join(ROOT, "LICENSE"), "rb") as file:
         members["LICENSES/ic/LICENSE"] = file.read()
     modules = sorted(name for name in members if name.endswith(".py"))

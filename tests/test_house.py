@@ -64,7 +64,7 @@ def test_every_module_has_its_twin() -> None:
         twin = os.path.join("tests", room, f"test_{name}")
         if not os.path.exists(os.path.join(ROOT, twin)):
             missing.append(f"{path} -> {twin}")
-    assert missing == []
+    assert missing == [], "\n".join(missing)
 
 
 def test_every_twin_holds_a_test() -> None:

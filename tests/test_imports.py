@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 import build_zipapp
+from ic.cli import main
 from tests.boot import interpreters
 
 HEAVY = (
@@ -28,9 +29,12 @@ HEAVY = (
 COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "--version": (["--version"], ("argparse", "json", "msgspec", "re", "yaml", "ic.cli.main")),
     "--help": (["--help"], ("yaml",)),
-    "plan --help": (["plan", "--help"], ("yaml",)),
     "config": (["config"], ()),
+    **{f"{name} --help": ([name, "--help"], ("yaml",)) for name in main.COMMANDS},
 }
+
+# What none of the commands that talk to a server may load, the one that reads compose files aside.
+NEVER = ("asyncio", "concurrent.futures", "importlib.metadata", "websocket", "yaml")
 
 COMPOSE = """\
 services:
@@ -51,12 +55,16 @@ def pyz(tmp_path_factory: pytest.TempPathFactory) -> str:
     return path
 
 
-def run(python: str, pyz: str, arguments: list[str], cwd: str) -> set[str]:
-    """The modules that a command loads. It must succeed."""
+def run(python: str, pyz: str, arguments: list[str], cwd: str, status: int = 0) -> set[str]:
+    """The modules that a command loads. It must end with `status`."""
     done = subprocess.run(
         # -S: the host's own start-up hooks are not ours.
         [python, "-S", "-X", "importtime", pyz, *arguments],
-        env={"PATH": "/usr/bin:/bin", "IC_CACHE_DIR": os.path.dirname(pyz) + "/cache"},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "IC_CACHE_DIR": os.path.dirname(pyz) + "/cache",
+            "INCUS_SOCKET": "/nowhere/unix.socket",
+        },
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -65,7 +73,7 @@ def run(python: str, pyz: str, arguments: list[str], cwd: str) -> set[str]:
     )
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
     rest = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
-    assert done.returncode == 0, "\n".join(rest)
+    assert done.returncode == status, "\n".join(rest)
     return {line.rpartition("|")[2].strip() for line in lines}
 
 
@@ -82,3 +90,14 @@ def test_a_plain_command_loads_nothing_heavy(
     )  # makes this interpreter's cache entry
     loaded = run(interpreters.GOOD[label], pyz, arguments, str(folder))
     assert sorted(loaded.intersection(HEAVY + besides)) == []
+
+
+@pytest.mark.parametrize("command", ["version", "ps", "history", "down"])
+def test_a_command_that_asks_a_server_loads_what_it_needs(
+    command: str, pyz: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = str(tmp_path_factory.mktemp("stack"))
+    arguments = [command] if command == "version" else ["-p", "web", command]
+    status = 0 if command == "version" else 1  # no server answers
+    loaded = run("/usr/bin/python3", pyz, arguments, folder, status)
+    assert sorted(loaded.intersection(NEVER)) == []
