@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from ic.journal import book, fold, lease, pages
@@ -22,7 +23,7 @@ def step(
     unset: tuple[kind.Path, ...] = (),
     gone: bool = False,
     power: Any = None,
-    facts: dict[str, object] | None = None,
+    facts: Mapping[str, object] | None = None,
 ) -> kind.Step:
     """A step as planning makes them."""
     return kind.Step(
@@ -36,7 +37,7 @@ def step(
             unset=unset,
             gone=gone,
             power=power,
-            facts=facts or {},
+            facts=dict(facts or {}),
         ),
     )
 
