@@ -54,7 +54,7 @@ def contribute(section: Image, ctx: contribution.Context) -> contribution.Contri
     """
     said: tuple[errors.Diagnostic, ...] = ()
     check = ctx.image.healthcheck
-    if ctx.replica == 1 and check and check.get("Test") not in (None, [], ["NONE"]):
+    if ctx.fresh and check and check.get("Test") not in (None, [], ["NONE"]):
         said = (
             errors.Diagnostic(
                 severity="warning",

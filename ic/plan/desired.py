@@ -195,7 +195,9 @@ class _Work:
         first = self.problems[0]
         rest = len(self.problems) - 1
         raise errors.PlanError(
-            first.summary if not rest else f"cannot plan stack {self.stack.name!r}: see below",
+            first.summary
+            if not rest
+            else f"cannot plan stack {self.stack.name!r}: {rest + 1} problems",
             hint=first.hint if not rest else "",
             diagnostics=tuple(self.problems),
         )
@@ -749,13 +751,15 @@ class _Work:
         address = names.address("instance", f"{service.name}/{replica}")
         image_address = names.address("image", service.image.image or "")
         found = self.images[image_address]
+        mark = f"{found.reference}@{found.digest}"
         root_was, root_now = self._field(address, ("devices", "root", "pool"))
         pool = root_was or root_now or self._pool()
         ctx = section.Context(
             service=service.name,
             replica=replica,
             image=found.config,
-            image_mark=f"{found.reference}@{found.digest}",
+            image_mark=mark,
+            fresh=replica == 1 and mark not in self._field(address, ("config", names.IMAGE)),
             nics=self._nics(service, address),
             listens=self.listens[address],
             volumes=self.volumes,

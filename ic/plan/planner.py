@@ -655,7 +655,7 @@ class _Work:
             return
         else:
             return
-        fields = choice.diff.fields or (_given(choice.resource) if choice.makes else ())
+        fields = choice.diff.fields or (_given(choice.resource) if live is None else ())
         self._put(address, choice.action, choice.cause, steps, fields)
 
     def _directories(self, address: str) -> list[kind.Step]:
@@ -774,7 +774,7 @@ class _Work:
         """One write, and what must follow it: a user, disks of filled volumes, a restart or a start.
 
         Device changes that need a restart are made while the instance is stopped: plugging them in live
-        would fail or do nothing.
+        would fail or do nothing. So is a change of raw.lxc: the old process ends on its own stop signal.
         """
         address = choice.resource.address
         steps = self._directories(address)
@@ -783,7 +783,7 @@ class _Work:
         now = {p: v for p, v in sorted(choice.diff.set.items()) if p[1] not in without}
         later = {p: v for p, v in sorted(choice.diff.set.items()) if p[1] in without}
         cold = choice.stop and any(
-            field.impact == "restart" and field.path.startswith("devices.")
+            field.impact == "restart" and field.path.startswith(("devices.", "config.raw.lxc"))
             for field in choice.diff.fields
         )
         writes = self._writes(choice, live.name, now, later)
@@ -801,7 +801,7 @@ class _Work:
             steps.append(chained)
             ready = (step.id,)
         if choice.start and not choice.unfreeze:
-            needs = ready if writes else (*ready, *self._fillings(address))
+            needs = tuple(dict.fromkeys((*ready, *self._fillings(address))))
             steps.append(self._start(address, live.name, needs))
         return steps
 
@@ -1113,7 +1113,7 @@ class _Work:
         last = next(
             (
                 f"{address}#{verb}"
-                for verb in ("user", "create", "update")
+                for verb in ("user", "create", "update", "stop")
                 if f"{address}#{verb}" in self.steps
             ),
             None,
@@ -1278,7 +1278,8 @@ def _instance_impact(
             {p[2]: v for p, v in fields.items() if p[:2] == path[:2]}
             for fields in (resource.fields, live.fields)
         ]
-        return "restart" if "restart" in map(instance.device_impact, bodies) else "in-place"
+        present = [body for body in bodies if body]
+        return "restart" if "restart" in map(instance.device_impact, present) else "in-place"
 
     return impact
 

@@ -46,12 +46,11 @@ def impact(path: kind.Path, old: str | None, new: str | None) -> kind.Impact:
 def device_impact(body: dict[str, str]) -> kind.Impact:
     """What adding, changing or removing a device means.
 
-    A network card plugged into a running OCI container gets no address, and a tmpfs is only mounted at
-    the start; other disks and proxies are attached live.
+    A network card plugged into a running OCI container gets no address. A disk could be plugged in live,
+    but a running process would go on with the files that it has open below the new mount, or in the old
+    one: so mounts are changed while it is stopped, as docker does it. Proxies come and go live.
     """
-    if body.get("type") == "nic" or body.get("source") == "tmpfs:":
-        return "restart"
-    return "in-place"
+    return "in-place" if body.get("type") == "proxy" else "restart"
 
 
 def create(

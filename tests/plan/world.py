@@ -1,0 +1,250 @@
+"""A small Incus made of values: carries a plan's requests out on live and recorded state. No server.
+
+What it knows of the server is what planning relies on: a POST makes what its body says, a write merges, a
+start runs. So a plan can be applied in a test, and planned again.
+"""
+
+from __future__ import annotations
+
+import graphlib
+from typing import Any
+
+import msgspec
+
+from ic import names
+from ic.compose import loader, model
+from ic.journal import fold, redact
+from ic.plan import changes, desired, facts, planner
+from ic.resources import image, kind
+
+KEY = b"k" * 32
+LINEAGE = "11aa22bb33cc"
+POOL = "default"
+
+PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
+IMAGES: dict[str, image.ImageConfig] = {
+    "nginx": image.ImageConfig(
+        entrypoint=("/docker-entrypoint.sh",),
+        cmd=("nginx", "-g", "daemon off;"),
+        env=(PATH,),
+        stop_signal="SIGQUIT",
+        exposed_ports=("80/tcp",),
+    ),
+    "postgres": image.ImageConfig(
+        entrypoint=("docker-entrypoint.sh",),
+        cmd=("postgres",),
+        env=(PATH, "PGDATA=/var/lib/postgresql/data"),
+        user="postgres",
+        volumes=("/var/lib/postgresql/data",),
+        healthcheck={"Test": ["CMD", "pg_isready"]},
+    ),
+    "busybox": image.ImageConfig(cmd=("sh",), env=(PATH,)),
+}
+
+
+def image_facts(reference: str, version: int = 1) -> image.ImageFacts:
+    """A registry's answer: a digest made from the reference, and one of three configs."""
+    digest = f"sha256:{names.short_hash(f'{reference}/{version}', 12)}"
+    stem = reference.partition(":")[0].rpartition("/")[2]
+    config = IMAGES.get(stem, IMAGES["busybox"])
+    return image.ImageFacts(
+        reference=reference,
+        resolved=f"registry.example/{stem}@{digest}",
+        digest=digest,
+        config=config,
+    )
+
+
+class World(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that planning is given beside the files."""
+
+    recorded: fold.Recorded = fold.Recorded()
+    live: dict[str, kind.Live] = {}
+    facts: facts.Facts = facts.Facts(server="lab", default_pool=POOL, pools=(POOL,))
+
+    @property
+    def observed(self) -> facts.Observed:
+        """Live state and facts as one look."""
+        return facts.Observed(live=self.live, facts=self.facts)
+
+
+def with_images(world: World, stack: model.Stack, versions: dict[str, int] | None = None) -> World:
+    """The registry's answers for every image of a stack that is not recorded yet."""
+    found = dict(world.facts.images)
+    for service in stack.services.values():
+        reference = service.image.image or ""
+        known = names.address("image", reference) in world.recorded.resources
+        if reference and (not known or reference in (versions or {})):
+            found[reference] = image_facts(reference, (versions or {}).get(reference, 1))
+    return msgspec.structs.replace(world, facts=msgspec.structs.replace(world.facts, images=found))
+
+
+def forgetful(known: facts.Facts) -> facts.Facts:
+    """Facts without the registry's answers: what was resolved once is found in the journal."""
+    return msgspec.structs.replace(known, images={})
+
+
+def options(**given: Any) -> planner.Options:
+    """Options with the world's key."""
+    return planner.Options(key=KEY, **given)
+
+
+def plan(stack: model.Stack | None, world: World, given: planner.Options) -> changes.Plan:
+    """Desired, then plan, as the engine does it."""
+    if stack is None or given.mode in {"down", "destroy"}:
+        wanted = desired.nothing(stack.name if stack else "shop")
+    else:
+        wanted = desired.build(stack, world.recorded, world.observed, given)
+    return planner.plan(wanted, world.recorded, world.observed, given)
+
+
+def load(text: str, directory: str, **given: Any) -> model.Stack:
+    """A stack from text, as a file in the directory would give it."""
+    return loader.load(
+        loader.Options(files=("-",), project_directory=directory, cwd=directory, **given),
+        {},
+        text.encode,
+    )
+
+
+# --- carrying a plan out ----------------------------------------------------------------------------
+
+
+def apply(world: World, done: changes.Plan) -> World:
+    """The world after every step of a plan, in an order that its needs allow."""
+    steps = {step.id: step for step in done.steps}
+    order = graphlib.TopologicalSorter({one.id: (*one.needs, *one.after) for one in done.steps})
+    for name in order.static_order():
+        assert name in steps, f"{name} is needed and not in the plan"
+        world = _do(world, done, steps[name])
+    return world
+
+
+def _do(world: World, done: changes.Plan, step: kind.Step) -> World:
+    deed = kind.stamped(step, LINEAGE, done.stack, "1/1")
+    live = dict(world.live)
+    found = world.facts
+    brought: dict[str, object] = {}
+    if isinstance(deed, kind.Call) and deed.method == "POST":
+        if deed.path == "/1.0/projects":
+            found = msgspec.structs.replace(found, project_exists=True, project_marked=True)
+        else:
+            live[step.address] = _made(step, deed.body or {})
+    elif isinstance(deed, kind.Call) and deed.method == "DELETE":
+        if names.kind_of(step.address) == "project":
+            assert not [a for a in live if names.kind_of(a) != "network"], "project not empty"
+            found = msgspec.structs.replace(found, project_exists=False, project_marked=False)
+        else:
+            _take(live, step, deed.path)
+    elif isinstance(deed, kind.Call):
+        live[step.address] = _power(live[step.address], "Running")
+    elif isinstance(deed, kind.Merge):
+        live[step.address] = _merged(live[step.address], deed)
+    elif isinstance(deed, kind.ResolveUser):
+        ids: kind.Fields = {("config", "oci.uid"): "999", ("config", "oci.gid"): "999"}
+        one = live[step.address]
+        live[step.address] = msgspec.structs.replace(one, fields={**one.fields, **ids})
+    elif isinstance(deed, kind.Seed):
+        assert any(deed.instance_path.endswith(f"/{one.name}") for one in live.values())
+        volume = _made(step, deed.body)
+        seeded: kind.Fields = {("config", names.SEEDED): deed.marker}
+        live[step.address] = msgspec.structs.replace(
+            volume, fields={**volume.fields, **seeded}, pool=step.record.pool
+        )
+    elif isinstance(deed, kind.Stop):
+        live[step.address] = _power(live[step.address], "Stopped")
+    elif isinstance(deed, kind.Start):
+        live[step.address] = _power(live[step.address], "Running")
+    elif isinstance(deed, kind.Pull):
+        brought["fingerprint"] = names.short_hash(deed.reference, 12)
+        prints = found.fingerprints | {str(brought["fingerprint"])}
+        found = msgspec.structs.replace(found, fingerprints=prints)
+    recorded = record(world.recorded, step, brought) if step.event else world.recorded
+    return World(recorded=recorded, live=live, facts=found)
+
+
+def _made(step: kind.Step, body: dict[str, object]) -> kind.Live:
+    fields: kind.Fields = {("config", "volatile.uuid"): "x"}
+    config: Any = body.get("config", {})
+    devices: Any = body.get("devices", {})
+    for key, value in config.items():
+        fields["config", key] = value
+    for device, keys in devices.items():
+        for key, value in keys.items():
+            fields["devices", device, key] = value
+    return kind.Live(
+        address=step.address,
+        name=str(body["name"]),
+        fields=fields,
+        stamp=kind.Stamp(stack=config[names.STACK], lineage=config[names.LINEAGE]),
+        power="Stopped" if names.kind_of(step.address) == "instance" else "",
+    )
+
+
+def _take(live: dict[str, kind.Live], step: kind.Step, path: str) -> None:
+    """A delete: a running instance and a used network are refused, as the server does it."""
+    one = live[step.address]
+    assert one.power not in {"Running", "Frozen"}, f"{step.address} is running"
+    if names.kind_of(step.address) == "network":
+        name = path.rpartition("/")[2]
+        users = [
+            other.address
+            for other in live.values()
+            if any(p[2:] == ("network",) and v == name for p, v in other.fields.items())
+        ]
+        assert not users, f"{name} is used by {users}"
+        if one.name != name:
+            return
+    del live[step.address]
+
+
+def _merged(one: kind.Live, deed: kind.Merge) -> kind.Live:
+    fields = {
+        path: value
+        for path, value in one.fields.items()
+        if path not in deed.unset and path[:2] not in deed.unset
+    }
+    name = deed.path.rpartition("/")[2]
+    assert name == one.name
+    return msgspec.structs.replace(one, fields={**fields, **deed.set})
+
+
+def _power(one: kind.Live, power: str) -> kind.Live:
+    return msgspec.structs.replace(one, power=power, ever_started=True, exit_code=None)
+
+
+def record(recorded: fold.Recorded, step: kind.Step, brought: dict[str, object]) -> fold.Recorded:
+    """What the journal makes of a step that was done, by the rules of fold."""
+    resources = dict(recorded.resources)
+    done = step.record
+    if done.gone:
+        resources.pop(step.address, None)
+    else:
+        old = resources.get(step.address)
+        if old is None or step.event.endswith(".create"):
+            old = fold.RecordedResource(address=step.address)
+        kept = {path: value for path, value in old.fields.items() if path not in done.unset}
+        new = {p: redact.value(p, text, KEY) for p, text in done.fields.items()}
+        resources[step.address] = msgspec.structs.replace(
+            old,
+            name=done.name or old.name,
+            pool=done.pool or old.pool,
+            fields={**kept, **new},
+            facts={**old.facts, **done.facts, **brought},
+            power=done.power or old.power,
+        )
+    return msgspec.structs.replace(
+        recorded, lineage=LINEAGE, sequence=recorded.sequence + 1, resources=resources, state="ok"
+    )
+
+
+def agree(world: World) -> None:
+    """What is recorded of a live resource is what it has: by value, or by keyed digest."""
+    for address, known in world.recorded.resources.items():
+        live = world.live.get(address)
+        if live is None:
+            continue
+        for path, value in known.fields.items():
+            has = live.fields.get(path)
+            assert has is not None, f"{address} {path} is recorded and not there"
+            assert redact.value(path, has, KEY) == value, f"{address} {path} is recorded otherwise"
