@@ -98,12 +98,10 @@ def _port(digits: str, whole: str) -> int:
     return int(digits)
 
 
-def number_text(value: bool | int | float) -> str:
+def number_text(value: float) -> str:
     """A number or a boolean as docker compose turns it into text: `true`, `3`, `1e+06`, `0.5`, `+Inf`."""
-    if value is True:
-        return "true"
-    if value is False:
-        return "false"
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, int):
         return str(value)
     if value != value:  # noqa: PLR0124 - the one value that differs from itself
@@ -112,7 +110,7 @@ def number_text(value: bool | int | float) -> str:
         return "+Inf" if value > 0 else "-Inf"
     # The shortest digits that read back; with an exponent below 10^-4 and from 10^6 on (measured).
     sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
-    if value == 0:
+    if digits == (0,):
         return "-0" if sign else "0"
     return ("-" if sign else "") + _go_digits("".join(map(str, digits)), int(exponent))
 

@@ -66,7 +66,8 @@ def _service(service: model.Service, *, json: bool) -> Document:
             deploy["replicas"] = placement.deploy_replicas
         if json:
             deploy |= {"resources": {}, "placement": {}}
-    environment: Document = {name: None for name in process.unresolved} | process.environment
+    environment: Document = {**process.environment}
+    environment.update((name, None) for name in process.unresolved)
     grace = lifecycle.stop_grace_period
     mounts = [_mount(mount) for mount in service.storage.volumes if not mount.short]
     made: Document = {
@@ -145,6 +146,8 @@ def _mount(mount: storage.Mount) -> Document:
     made["target"] = mount.target
     if mount.read_only:
         made["read_only"] = True
+    if mount.consistency:
+        made["consistency"] = mount.consistency
     bind: Document = {}
     if mount.selinux:
         bind["selinux"] = mount.selinux
@@ -319,7 +322,7 @@ def _emit_value(start: str, value: Value, indent: int, lines: list[str]) -> None
         lines.append(start)
         _emit_list(cast("list[Value]", value), indent + 2, lines)
     else:
-        _emit_scalar(start + " ", value, indent + 2, lines)
+        _emit_scalar(start + " ", cast("Value", value), indent + 2, lines)
 
 
 def _emit_list(
@@ -333,7 +336,7 @@ def _emit_list(
         elif isinstance(value, list) and value:
             _emit_list(cast("list[Value]", value), indent + 2, lines, start)
         else:
-            _emit_scalar(start, value, indent + 2, lines)
+            _emit_scalar(start, cast("Value", value), indent + 2, lines)
 
 
 def _emit_scalar(start: str, value: Value, indent: int, lines: list[str]) -> None:
@@ -392,7 +395,7 @@ _INDICATOR = re.compile(
 def _reads_as_other(text: str) -> bool:
     from ic.compose import document as reading
 
-    if text in _OLD_BOOLEANS or _BASE_60.fullmatch(text) or text == "<<":
+    if text in _OLD_BOOLEANS or _BASE_60.fullmatch(text):
         return True
     try:
         return not isinstance(reading.resolve(text), str)

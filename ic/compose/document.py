@@ -31,15 +31,13 @@ _TAG_PREFIX = "tag:yaml.org,2002:"
 class _Events(reader.Reader, scanner.Scanner, parser.Parser):
     """PyYAML's parser without what follows it."""
 
-    # The escape for a slash belongs to JSON; docker compose's YAML library does not know it.
-    ESCAPE_REPLACEMENTS = {
-        key: value for key, value in scanner.Scanner.ESCAPE_REPLACEMENTS.items() if key != "/"
-    }
-
     def __init__(self, text: str) -> None:
         reader.Reader.__init__(self, text)
         scanner.Scanner.__init__(self)
         parser.Parser.__init__(self)
+        # The escape for a slash belongs to JSON; docker compose's YAML library does not know it.
+        known = self.ESCAPE_REPLACEMENTS
+        vars(self)["ESCAPE_REPLACEMENTS"] = {key: known[key] for key in known if key != "/"}
 
 
 def parse(content: bytes, file: str, report: tree.Report) -> list[tree.Node]:
@@ -141,13 +139,19 @@ def resolve(text: str) -> tree.Scalar:
 
 
 def _number(text: str) -> tree.Scalar:
-    plain = text.replace("_", "")
+    plain = text if text[0] == "." else text.replace("_", "")
     for pattern, base in _INTEGERS:
         if pattern.fullmatch(plain):
             value = int(plain if base != 8 else plain.replace("o", "").replace("O", ""), base)
             if -(2**63) <= value < 2**64:
                 return value
-    return float(plain) if _FLOAT.fullmatch(plain) else text
+    if not _FLOAT.fullmatch(plain):
+        return text
+    number = float(plain)
+    return text if number in _INFINITE else number
+
+
+_INFINITE = (float("inf"), float("-inf"))
 
 
 # --- building -----------------------------------------------------------------------------------------
@@ -185,7 +189,7 @@ class _Builder:
         take = events.get_event
         while True:
             event = take()
-            kind = type(event)
+            kind: type[object] = type(event)
             if kind is yaml.ScalarEvent:
                 self._scalar(event)
             elif kind in (yaml.MappingStartEvent, yaml.SequenceStartEvent):
@@ -232,7 +236,8 @@ class _Builder:
                 try:
                     value = resolve(event.value)
                 except ValueError as problem:
-                    self.report.error("E_YAML_DATE", str(problem), position)
+                    if not self._in_extension():
+                        self.report.error("E_YAML_DATE", str(problem), position)
             elif event.style == '"':
                 self._check_text(event.value, position)
             mark_of: tree.Mark = ""
@@ -247,8 +252,11 @@ class _Builder:
             self.anchors[event.anchor] = (node, 1, 1)
         self._place(node, 1, 1)
 
+    def _in_extension(self) -> bool:
+        return any(one.key is not None and one.key.startswith("x-") for one in self.stack)
+
     def _check_text(self, text: str, position: errors.Position) -> None:
-        fault = control_fault(text)
+        fault = tree.control_fault(text)
         if fault:
             self.report.error(tree.CONTROL, f"the value holds {fault}", position)
 
@@ -348,7 +356,7 @@ class _Builder:
                 "E_YAML_KEY", f"a key must be text: {shown}", position, f"write '{text}' in quotes"
             )
             value = text
-        fault = control_fault(value, strict=True)
+        fault = tree.control_fault(value, strict=True)
         if fault:
             self.report.error(tree.CONTROL, f"the key {value!r} holds {fault}", position)
         assert isinstance(top.node.data, dict)
@@ -423,25 +431,3 @@ def _spread(node: tree.Node, sources: list[tree.Node]) -> None:
             if key not in node.data:
                 node.data[key] = value
                 node.keys[key] = source.key_position(key)
-
-
-_PLAIN_KEY = re.compile(r"[\x20-\x7e]*")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_NEVER = re.compile("[\x00\ud800-\udfff]")
-
-
-def control_fault(text: str, *, strict: bool = False) -> str:
-    """What is in a text that Incus would cut off or garble: NUL and lone surrogates; empty when nothing is.
-
-    `strict` is for keys and names: no control character at all.
-    """
-    if strict and _PLAIN_KEY.fullmatch(text):
-        return ""
-    found = _NEVER.search(text) or (_CONTROL.search(text) if strict else None)
-    if found is None:
-        return ""
-    if found[0] == "\x00":
-        return "a NUL character"
-    if "\ud800" <= found[0] <= "\udfff":
-        return f"the lone surrogate U+{ord(found[0]):04X}"
-    return f"the control character U+{ord(found[0]):04X}"

@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from ic.compose import document, interpolate
+from ic.compose import interpolate
+from ic.fields import tree
 
 _SPACES = " \t\v\f\r\x85\xa0"
 _EXPORT = re.compile(r"export[ \t\v\f\r]+")
@@ -45,10 +46,10 @@ class _Surroundings(Mapping[str, str]):
         return self.inner[key] if found is None else found
 
     def __iter__(self):
-        yield from {**self.inner, **self.outer}
+        return iter(dict(self.inner) | dict(self.outer))
 
     def __len__(self) -> int:
-        return len({**self.inner, **self.outer})
+        return len(dict(self.inner) | dict(self.outer))
 
 
 def parse(
@@ -122,7 +123,7 @@ class _File:
                     self.found[key] = self.outer[key]
                 continue
             value = self._value()
-            fault = document.control_fault(value)
+            fault = tree.control_fault(value)
             if fault:
                 raise Fault("E_VALUE_CTRL", line, f"the value of {key} holds {fault}")
             self.found[key] = value

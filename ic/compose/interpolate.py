@@ -1,8 +1,9 @@
 """`$VAR` and `${VAR...}` in every scalar of a tree, from a given environment.
 
-Pure. The forms are `$NAME ${NAME} ${NAME:-default} ${NAME-default} ${NAME:?message} ${NAME?message}
-${NAME:+other} ${NAME+other}`, nested inside default, message and other; `$$` is a dollar. A dollar that begins none of them stays as it is; `${` that
-cannot be read is an error. Keys of mappings are left alone, as docker compose does.
+Pure. The forms are `$NAME`, `${NAME}`, and with `:-` or `-` a default, with `:?` or `?` a message for a
+missing value, with `:+` or `+` a text to use instead of a value; each may hold further variables. `$$` is a
+dollar. A dollar that begins none of them stays as it is; `${` that cannot be read is an error. Keys of
+mappings are left alone, as docker compose does.
 
 The scanner is linear: braces are matched once for a text, ranges are walked and never searched again.
 Limits: 64 levels of nesting, 8 MiB for one value.
@@ -203,6 +204,9 @@ class _Walk:
         except Fault as fault:
             self.report.error(fault.code, f"{where}: {fault.reason}", node.position, fault.hint)
             return tree.Node("", node.position, mark=node.mark)
+        wrong = tree.control_fault(value)
+        if wrong:
+            self.report.error(tree.CONTROL, f"{where}: the value holds {wrong}", node.position)
         return tree.Node(value, node.position, mark=node.mark)
 
     def _unset(self, name: str, position: errors.Position) -> None:

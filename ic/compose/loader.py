@@ -46,8 +46,8 @@ STDIN = "-"
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What the command line says of the stack; everything may be left out.
 
-    `services` are those named as arguments: their profiles become active. `for_running` also makes the
-    checks that matter only when the stack is to run (host ports published twice), which `ic config` leaves out.
+    `services` are those named as arguments: their profiles become active. `for_running` also makes the checks
+    that matter only when the stack is to run (host ports published twice); `ic config` leaves them out.
     """
 
     files: tuple[str, ...] = ()
@@ -142,8 +142,8 @@ def _digest(content: bytes) -> str:
 def _find(options: Options, env: Mapping[str, str], report: tree.Report) -> _Found:
     """Files, directory and variables, in docker compose's order.
 
-    `.env` is looked for in the project directory (or the first file's, or here), and once more beside the files
-    found by upward search; what is set already stays. `.env` may itself set COMPOSE_FILE.
+    `.env` is looked for in the project directory (or the first file's, or here), and once more beside the
+    files found by upward search; what is set already stays. `.env` may itself set COMPOSE_FILE.
     """
     cwd = os.path.abspath(options.cwd)
     directory = os.path.join(cwd, options.project_directory) if options.project_directory else ""
@@ -260,7 +260,14 @@ class _EnvReader:
 
 
 def _is_true(text: str | None) -> bool:
-    return (text or "").lower() in {"1", "t", "true"}
+    """A switch of the environment. Raises UsageError for a word that is neither yes nor no."""
+    if not text or text in ("0", "f", "F", "false", "False", "FALSE"):
+        return False
+    if text in ("1", "t", "T", "true", "True", "TRUE"):
+        return True
+    raise errors.UsageError(
+        f"cannot read COMPOSE_DISABLE_ENV_FILE: {text!r} is neither true nor false"
+    )
 
 
 # --- reading ------------------------------------------------------------------------------------------
@@ -413,6 +420,8 @@ def _merged(
     for one in documents:
         base = merge.merge(base, interpolate.interpolate(one, variables, report), table, report)
     assert base is not None
+    if not base.data:
+        report.error("E_YAML", "the compose file is empty", base.position)
     return base
 
 
@@ -490,8 +499,6 @@ class _Reading:
     def _services(self, node: tree.Node | None) -> dict[str, model.Service]:
         found: dict[str, model.Service] = {}
         for name, one in tree.entries(node, "services", self.report).items():
-            if name.startswith("x-"):
-                continue
             assert node is not None
             if not _SERVICE_NAME.fullmatch(name):
                 self.report.error(
@@ -665,11 +672,12 @@ class _Reading:
         if external and isinstance(one.data, dict):
             others = sorted(key for key in one.data if key in known - {"external", "name"})
             if others:
-                report.error(
-                    tree.CONFLICT,
-                    f"{where} is external, so {', '.join(others)} cannot be given",
-                    one.key_position(others[0]),
-                )
+                said = f"{where} is external, so {', '.join(others)}"
+                position = one.key_position(others[0])
+                if known is model.VOLUME_KEYS:
+                    report.error(tree.CONFLICT, f"{said} cannot be given", position)
+                else:  # docker compose lets it pass
+                    report.warn("W_EXTERNAL", f"{said} has no effect", position)
         return external, name
 
     def _places(self, root: tree.Node) -> None:

@@ -11,8 +11,8 @@ from ic import errors
 from ic.fields import image, lifecycle, limits, networking, placement, process, storage, tree
 
 SECTIONS = (image, process, networking, storage, lifecycle, placement, limits)
-SERVICE_KEYS: frozenset[str] = frozenset().union(*(one.KEYS for one in SECTIONS))
-SERVICE_PENDING: frozenset[str] = frozenset().union(*(one.PENDING for one in SECTIONS))
+SERVICE_KEYS: frozenset[str] = frozenset(key for one in SECTIONS for key in one.KEYS)
+SERVICE_PENDING: frozenset[str] = frozenset(key for one in SECTIONS for key in one.PENDING)
 
 TOP_KEYS = frozenset({"version", "name", "services", "networks", "volumes"})
 TOP_PENDING = frozenset({"configs", "include", "models", "secrets"})
@@ -27,7 +27,6 @@ def merge_rules() -> tree.Rules:
     rules: tree.Rules = {
         ("networks", "*", "labels"): tree.PAIRS,
         ("volumes", "*", "labels"): tree.PAIRS,
-        ("networks", "*", "ipam", "config"): tree.Rule(tree.by_subnet),
     }
     for one in SECTIONS:
         for key, rule in one.KEYS.items():
@@ -35,6 +34,9 @@ def merge_rules() -> tree.Rules:
                 rules["services", "*", key] = rule
         for path, rule in one.BELOW.items():
             rules[("services", "*", *path)] = rule
+    for path, rule in tuple(rules.items()):
+        if rule is tree.PAIRS:
+            rules[(*path, "*")] = tree.REPLACE  # a later null takes the value away
     return rules
 
 

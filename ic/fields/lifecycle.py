@@ -29,7 +29,7 @@ class Dependency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lifecycle(msgspec.Struct, frozen=True, kw_only=True):
-    """The lifecycle section. `restart` is None when the key is absent; the grace period is in ms (None: 10 s)."""
+    """The lifecycle section. `restart` is None when absent; the grace period is in ms (None: 10 s)."""
 
     depends_on: dict[str, Dependency] = {}
     restart: str | None = None

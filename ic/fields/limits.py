@@ -1,7 +1,7 @@
 """What a service may use and what it may do: cpu, memory, devices, capabilities, namespaces.
 
-Compose Specification, section Services. Pure. ic maps none of these keys yet; each is refused by name, because
-a limit or a security key that does nothing is worse than an error.
+Compose Specification, section Services. Pure. ic maps none of these keys yet; each is refused by name,
+because a limit or a security key that does nothing is worse than an error.
 """
 
 from __future__ import annotations

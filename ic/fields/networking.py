@@ -1,4 +1,4 @@
-"""How a service is reached: `networks`, `ports`, `expose`, `hostname`. Compose Specification, Services. Pure."""
+"""How a service is reached: `networks`, `ports`, `expose`, `hostname`. Compose Specification. Pure."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _expose(node: tree.Node | None, where: str, report: tree.Report) -> tuple[st
     """Ports that a service listens on, as text; they need no publishing inside of a network."""
     found: dict[str, None] = {}
     for index, item in enumerate(tree.items(node, where, report)):
-        if item.data is None or isinstance(item.data, bool):
+        if item.data is None or isinstance(item.data, (bool, float)):
             tree.wrong_type(item, f"{where}[{index}]", report, "a port")
             continue
         found[tree.scalar_text(item, f"{where}[{index}]", report) or ""] = None
@@ -147,12 +147,15 @@ def _port(node: tree.Node, where: str, report: tree.Report) -> list[Port]:
         return parse_ports(text)
     except ValueError as problem:
         report.error(tree.VALUE, f"{where}: {problem}", node.position)
-        return []
+    except NotImplementedError as pending:
+        tree.unsupported(f"{where}: {pending}", node.position, report)
+    return []
 
 
 def parse_ports(text: str) -> list[Port]:
-    """The short form `[HOST_IP:][PUBLISHED:]TARGET[/PROTOCOL]`, ranges spread out. Raises ValueError.
+    """The short form `[HOST_IP:][PUBLISHED:]TARGET[/PROTOCOL]`, ranges spread out.
 
+    Raises ValueError, and NotImplementedError (with what it is) for a protocol without a mapping.
     A range of host ports for one target is one port that takes any of the range.
     """
     spec, slash, protocol = text.partition("/")
@@ -197,19 +200,19 @@ def _any_of(target: int, begin: int, end: int, protocol: Protocol, host_ip: str)
 
 
 def _protocol(text: str) -> Protocol:
-    if text == "tcp" or text == "udp":
+    if text in ("tcp", "udp"):
         return text
     if text == "sctp":
-        raise ValueError("the protocol sctp is not supported; tcp and udp are")
+        raise NotImplementedError("the protocol sctp")
     raise ValueError(f"{text!r} is not a protocol; tcp and udp are")
 
 
 def _host_ip(text: str, whole: str) -> str:
-    if text.startswith("[") and text.endswith("]"):
-        text = text[1:-1]
-    if text and not units.is_address(text):
-        raise ValueError(f"{whole!r}: {text!r} is not an IP address")
-    return text
+    bracketed = text.startswith("[") and text.endswith("]")
+    inner = text[1:-1] if bracketed else text
+    if inner and (not units.is_address(inner) or (":" in inner and not bracketed)):
+        raise ValueError(f"{whole!r}: {text!r} is not an IP address; IPv6 stands in brackets")
+    return inner
 
 
 def _long_port(node: tree.Node, where: str, report: tree.Report) -> Port | None:
@@ -232,11 +235,16 @@ def _long_port(node: tree.Node, where: str, report: tree.Report) -> Port | None:
         if not 1 <= target <= units.PORT_LIMIT:
             raise ValueError(f"{target} is not a port of a service (1 to {units.PORT_LIMIT})")
         begin, end = units.port_range(published) if published else (0, 0)
-        host_ip = tree.text(node.child("host_ip"), f"{where}.host_ip", report) or ""
+        host_ip = tree.text(node.child("host_ip"), f"{where}.host_ip", report)
+        if host_ip is not None and not units.is_address(host_ip):
+            raise ValueError(f"{host_ip!r} is not an IP address")
         protocol = tree.text(node.child("protocol"), f"{where}.protocol", report) or "tcp"
-        port = _any_of(target, begin, end, _protocol(protocol), _host_ip(host_ip, host_ip))
+        port = _any_of(target, begin, end, _protocol(protocol.lower()), host_ip or "")
     except ValueError as problem:
         report.error(tree.VALUE, f"{where}: {problem}", node.position)
+        return None
+    except NotImplementedError as pending:
+        tree.unsupported(f"{where}: {pending}", node.position, report)
         return None
     return msgspec.structs.replace(
         port,

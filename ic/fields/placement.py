@@ -1,4 +1,4 @@
-"""How many of a service and how they are marked: `scale`, `deploy.replicas`, `container_name`, `labels`. Pure."""
+"""How many of a service and how marked: `scale`, `deploy.replicas`, `container_name`, `labels`. Pure."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _count(node: tree.Node | None, where: str, report: tree.Report) -> int | Non
 
 
 def contribute(section: Placement, ctx: contribution.Context) -> contribution.Contribution:
-    """Labels, and the service's name for people and other tools. Replicas and names are the address's matter."""
+    """Labels, and the service's name for people and other tools. Replicas are the address's matter."""
     fields: kind.Fields = {("config", names.SERVICE): ctx.service}
     for label, value in section.labels.items():
         if value:  # an empty value would unset the key on the server

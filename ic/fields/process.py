@@ -1,11 +1,12 @@
-"""What runs in a service and as whom: `command`, `entrypoint`, `environment`, `env_file`, `user`, `working_dir`.
+"""What runs in a service, and as whom.
 
-Compose Specification, section Services. Pure.
+`command`, `entrypoint`, `environment`, `env_file`, `user`, `working_dir`: Compose Specification. Pure.
 """
 
 from __future__ import annotations
 
 import posixpath
+import re
 import shlex
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,13 @@ def normalize(
     unresolved: list[str] = []
     for name, value in given.items():
         resolved = env.get(name) if value is None else value
+        if value is None and resolved is not None and tree.control_fault(resolved):
+            fault = tree.control_fault(resolved)
+            report.error(
+                tree.CONTROL,
+                f"{where}.environment: the value of {name} holds {fault}",
+                service.position,
+            )
         if resolved is None:
             unresolved.append(name)
         else:
@@ -97,14 +105,14 @@ def normalize(
     )
 
 
-def _environment(
-    node: tree.Node | None, where: str, report: tree.Report
-) -> dict[str, str | None]:
+def _environment(node: tree.Node | None, where: str, report: tree.Report) -> dict[str, str | None]:
     for index, item in enumerate(node.data if node and isinstance(node.data, list) else ()):
         name = item.data.partition("=")[0] if isinstance(item.data, str) else "NAME"
         if not name or name[-1].isspace():
             report.error(
-                tree.VALUE, f"{where}[{index}]: {name!r} is not the name of a variable", item.position
+                tree.VALUE,
+                f"{where}[{index}]: {name!r} is not the name of a variable",
+                item.position,
             )
     return tree.pairs(node, where, report)
 
@@ -139,6 +147,19 @@ def _words(node: tree.Node | None, where: str, report: tree.Report) -> tuple[str
     return tuple(found)
 
 
+_PIECE = re.compile(
+    r"""(?P<space>[ \t\r\n]+)
+      | (?P<end>[;&|<>])
+      | '(?P<single>[^']*)'
+      | "(?P<double>(?:\\.|[^"\\])*)"
+      | (?P<group>`(?:\\.|[^`\\])*` | \$\((?:\\.|[^)\\])*\))
+      | (?P<escape>\\.)
+      | (?P<plain>[^ \t\r\n;&|<>'"`()\\$]+ | \$(?!\())""",
+    re.VERBOSE | re.DOTALL,
+)
+_BACKSLASHED = re.compile(r"\\(.)", re.DOTALL)
+
+
 def split_words(text: str) -> tuple[list[str], str]:
     """A command line as docker compose splits it: quotes and backslashes as in a shell, nothing expanded.
 
@@ -146,53 +167,26 @@ def split_words(text: str) -> tuple[list[str], str]:
     left of it is returned too. Raises ValueError.
     """
     words: list[str] = []
-    word = ""
-    begun = False
-    quote = ""  # one of ' " ` and ( for $(...)
+    word: str | None = None
     at = 0
     while at < len(text):
-        one = text[at]
-        if one == "\\" and quote != "'":
-            at += 1
-            if at == len(text):
-                raise ValueError("the command line ends in a backslash")
-            word += text[at]
-            begun = True
-        elif quote in ("'", '"'):
-            if one == quote:
-                quote = ""
-            else:
-                word += one
-        elif quote:
-            word += one
-            if one == (")" if quote == "(" else "`"):
-                quote = ""
-        elif one in "'\"":
-            quote = one
-            begun = True
-        elif one == "`" or (one == "(" and word.endswith("$")):
-            quote = one
-            word += one
-            begun = True
-        elif one in "()":
-            raise ValueError(f"the command line has a stray {one!r}")
-        elif one in " \t\r\n":
-            if begun:
-                words.append(word)
-            word, begun = "", False
-        elif one in ";&|<>":
-            if one == ">" and word[:1].isdecimal():
-                begun = False
+        piece = _PIECE.match(text, at)
+        if piece is None:
+            raise ValueError(f"the command line has a stray or unclosed {text[at]!r}")
+        kind_ = piece.lastgroup
+        if kind_ == "end":
+            if piece[0] == ">" and word is not None and word[:1].isdecimal():
+                word = None  # the number of a file descriptor
             break
+        if kind_ == "space":
+            words += [] if word is None else [word]
+            word = None
         else:
-            word += one
-            begun = True
-        at += 1
-    if quote:
-        raise ValueError("the command line has a quote that is never closed")
-    if begun:
-        words.append(word)
-    return words, text[at:]
+            found = piece[kind_ or 0]
+            bare = found if kind_ == "single" else _BACKSLASHED.sub(r"\1", found)
+            word = (word or "") + bare
+        at = piece.end()
+    return words + ([] if word is None else [word]), text[at:]
 
 
 def _env_files(

@@ -35,6 +35,7 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
     size: int | None = None
     mode: int | None = None
     selinux: str = ""
+    consistency: str = ""
     detailed: bool = False
     short: str = ""
 
@@ -81,8 +82,8 @@ def _rooted(mount: Mount, root: str, home: str) -> Mount:
     if mount.type != "bind":
         return mount
     source = mount.source
-    if source == "~" or source.startswith("~/"):
-        source = home + source[1:]
+    if source.startswith("~"):
+        source = posixpath.join(home, source[1:].lstrip("/")) if len(source) > 1 else home
     if not source.startswith("/") and not _DRIVE.match(source):
         source = posixpath.normpath(posixpath.join(root, source))
     return msgspec.structs.replace(mount, source=source)
@@ -108,7 +109,8 @@ def read_mounts(
     for index, node in enumerate(listed):
         mount = _tmpfs_entry(node, f"{where}.tmpfs[{index}]", report)
         if mount is not None:
-            given[mount.short] = (mount, node)
+            # docker compose tells entries apart by what stands before the first '='.
+            given[mount.short.partition("=")[0]] = (mount, node)
     return mounts + list(given.values())
 
 
@@ -207,7 +209,6 @@ def _long_mount(node: tree.Node, where: str, report: tree.Report) -> Mount | Non
     ):
         tree.entries(one, f"{where}.{name}", report)
         tree.check_keys(one, f"{where}.{name}", report, known, pending)
-    tree.text(node.child("consistency"), f"{where}.consistency", report)
     own = {"bind": bind, "volume": volume, "tmpfs": tmpfs}[type_]
     none = tree.Node(None, node.position)
     bind, volume, tmpfs = bind or none, volume or none, tmpfs or none
@@ -223,6 +224,7 @@ def _long_mount(node: tree.Node, where: str, report: tree.Report) -> Mount | Non
         selinux=tree.word(bind.child("selinux"), f"{where}.bind.selinux", report, ("z", "Z")) or "",
         size=_size(tmpfs.child("size"), f"{where}.tmpfs.size", report),
         mode=_mode(tmpfs.child("mode"), f"{where}.tmpfs.mode", report),
+        consistency=tree.text(node.child("consistency"), f"{where}.consistency", report) or "",
         detailed=own is not None,
     )
 

@@ -4,7 +4,7 @@ Pure. A document enters as `Node`s that remember where they were written; what i
 `Report`, so that every mistake is told in one go. For reading, a section module `ic.fields.X` has
 
 * a frozen struct whose attributes are the compose keys,
-* `KEYS`: the service keys it reads, each with its merge rule (None: by shape), and `BELOW` for what is deeper,
+* `KEYS`: the service keys it reads, each with its merge rule (None: by shape); `BELOW`: rules deeper down,
 * `PENDING`: the keys of its family that the Compose Specification knows and ic does not map yet,
 * `normalize(service, where, report)`: short forms to long forms, types and values checked.
 
@@ -223,6 +223,28 @@ def scalar_text(node: Node, where: str, report: Report) -> str | None:
     return None
 
 
+_PLAIN_KEY = re.compile(r"[\x20-\x7e]*")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_NEVER = re.compile("[\x00\ud800-\udfff]")
+
+
+def control_fault(text: str, *, strict: bool = False) -> str:
+    """What is in a text that Incus would cut off or garble: NUL and lone surrogates; empty when nothing is.
+
+    `strict` is for keys and names: no control character at all.
+    """
+    if strict and _PLAIN_KEY.fullmatch(text):
+        return ""
+    found = _NEVER.search(text) or (_CONTROL.search(text) if strict else None)
+    if found is None:
+        return ""
+    if found[0] == "\x00":
+        return "a NUL character"
+    if "\ud800" <= found[0] <= "\udfff":
+        return f"the lone surrogate U+{ord(found[0]):04X}"
+    return f"the control character U+{ord(found[0]):04X}"
+
+
 # --- collections --------------------------------------------------------------------------------------
 
 
@@ -268,6 +290,8 @@ def pairs(node: Node | None, where: str, report: Report) -> dict[str, str | None
     if node is None:
         return {}
     if isinstance(node.data, dict):
+        if "" in node.data:
+            report.error(VALUE, f"{where} has an empty name", node.key_position(""))
         return {
             key: scalar_text(value, f"{where}.{key}", report) for key, value in node.data.items()
         }
@@ -280,6 +304,11 @@ def pairs(node: Node | None, where: str, report: Report) -> dict[str, str | None
             wrong_type(item, f"{where}[{index}]", report, "text of the form NAME=VALUE")
             continue
         key, equals, value = item.data.partition("=")
+        fault = control_fault(key, strict=True)
+        if fault:
+            report.error(
+                CONTROL, f"{where}[{index}]: the name {key!r} holds {fault}", item.position
+            )
         found[key] = value if equals else None
     return found
 
@@ -429,11 +458,6 @@ def as_mapping(node: Node, default: dict[str, Scalar] | None = None) -> Node:
         else:
             data[f"[{len(data)}]"] = Node([item], item.position)
     return Node(data, node.position, keys)
-
-
-def by_subnet(node: Node) -> Node:
-    """The list of an ipam's configs; the loader lets the later one of a subnet win."""
-    return node
 
 
 REPLACE = Rule(_as_it_is, replaces=True)
