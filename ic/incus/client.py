@@ -547,7 +547,7 @@ def require(server: Mapping[str, Any], where: str) -> None:
 
 
 def _doing(method: str, path: str, body: Mapping[str, object] | None) -> str:
-    """ "<verb> <thing>" of a request: what a body is about says more than the collection that it is sent to."""
+    """ "<verb> <thing>" of a request, by what its body is about where the path is a collection's."""
     if not body:
         return transport.phrase(method, path)
     source = body.get("source")

@@ -152,19 +152,24 @@ def _local_socket() -> str:
     return LOCAL_SOCKETS[0]
 
 
+def home(env: Mapping[str, str]) -> str:
+    """The user's home: HOME, else what the user database says; empty when there is none."""
+    if env.get("HOME"):
+        return env["HOME"]
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return ""
+
+
 def _config_folder(env: Mapping[str, str]) -> str:
-    """The incus client's folder: INCUS_CONF, else below HOME; empty when there is no home at all."""
+    """The incus client's folder: INCUS_CONF, else below the home; empty when there is no home at all."""
     if env.get("INCUS_CONF"):
         return env["INCUS_CONF"]
-    home = env.get("HOME", "")
-    if not home:
-        import pwd
-
-        try:
-            home = pwd.getpwuid(os.getuid()).pw_dir
-        except KeyError:
-            return ""
-    return os.path.join(home, ".config", "incus")
+    at = home(env)
+    return os.path.join(at, ".config", "incus") if at else ""
 
 
 def _remotes(config: dict[str, Any]) -> dict[str, dict[str, Any]]:

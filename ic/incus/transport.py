@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, cast
-from urllib.parse import quote, unquote, urlencode
+from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
 
 import msgspec
 
@@ -27,6 +27,7 @@ from ic import errors
 if TYPE_CHECKING:
     import ssl
 
+    import requests
     import urllib3
 
     from ic.incus import remotes
@@ -520,6 +521,126 @@ def _chunks(response: urllib3.BaseHTTPResponse, limit: int | None, doing: str) -
             yield piece
     except (urllib3.exceptions.HTTPError, OSError, ValueError) as cause:
         raise _lost(doing, cause) from cause
+
+
+# --- registries ----------------------------------------------------------------------------------------
+
+_REDIRECTS = 5
+
+
+class Web:
+    """GET requests to registries, with a requests Session of its own: proxies and authorities of the
+    environment count here, netrc does not. Use it in a `with`, on one thread.
+    """
+
+    def __init__(self) -> None:
+        import requests
+
+        self._session = requests.Session()
+        self._session.auth = _as_it_is
+
+    def __enter__(self) -> Web:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
+
+    def get(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        insecure: bool = False,
+        limit: int = BODY_LIMIT,
+        timeout: float = 20.0,
+    ) -> Answer:
+        """One GET, redirects followed: five at most, to https alone unless `insecure`, the Authorization
+        header only to the host that it was meant for. `insecure` accepts any certificate.
+
+        Raises Unreachable when there is no whole answer.
+        """
+        import requests
+        import urllib3
+        from urllib3 import exceptions
+
+        if insecure:  # said once, by registries.conf, not again by every request
+            urllib3.disable_warnings(exceptions.InsecureRequestWarning)
+        sent = dict(headers)
+        for _ in range(_REDIRECTS + 1):
+            try:
+                response = self._session.get(
+                    url,
+                    headers=sent,
+                    timeout=(CONNECT_TIMEOUT, timeout),
+                    allow_redirects=False,
+                    stream=True,
+                    verify=False if insecure else None,
+                )
+                with response:
+                    if not response.is_redirect:
+                        return _whole(response, limit)
+                    target = urljoin(url, response.headers["location"])
+            except (requests.RequestException, exceptions.HTTPError, OSError, ValueError) as cause:
+                raise _no_answer(url, cause) from cause
+            if not insecure and not target.startswith("https://"):
+                raise errors.Unreachable(f"cannot fetch {_host(url)}: it leads away from https")
+            if _host(target) != _host(url):
+                sent.pop("Authorization", None)
+            url = target
+        raise errors.Unreachable(f"cannot fetch {_host(url)}: more than {_REDIRECTS} redirects")
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """An "authentication" that adds nothing: with one in place requests does not look into netrc."""
+    return request
+
+
+def _whole(response: requests.Response, limit: int) -> Answer:
+    body = bytearray()
+    for piece in response.iter_content(CHUNK):
+        body += piece
+        if len(body) > limit:
+            raise ValueError(f"the answer is over {limit} bytes")
+    return Answer(
+        status=response.status_code,
+        headers={name.lower(): value for name, value in response.headers.items()},
+        body=bytes(body),
+    )
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def _no_answer(url: str, cause: BaseException) -> errors.Unreachable:
+    """The error for a registry that did not answer: why, in words."""
+    import requests
+
+    chain = f"{cause!r} {cause}".lower()
+    hint = ""
+    if "nameresolution" in chain or "name or service not known" in chain or "getaddrinfo" in chain:
+        reason = "there is no host of that name"
+        hint = "check the registry's name, and this machine's DNS"
+    elif isinstance(cause, requests.exceptions.SSLError):
+        reason = "its TLS certificate is not trusted, or it does not speak TLS"
+        hint = "for a registry of your own: `insecure = true` for its location in registries.conf"
+    elif isinstance(cause, requests.Timeout):
+        reason = "it did not answer in time"
+    elif "refused" in chain:
+        reason = "nothing listens there (connection refused)"
+    elif isinstance(cause, ValueError) and not isinstance(cause, requests.RequestException):
+        reason = clean(str(cause))
+    else:
+        reason = "the connection failed"
+    return errors.Unreachable(f"cannot fetch {clean(_host(url))}: {reason}", hint=hint)
+
+
+def reason(error: errors.IcError) -> str:
+    """What stands after the colon of an error's summary."""
+    return error.summary.partition(": ")[2] or error.summary
+
+
+# --- the way in --------------------------------------------------------------------------------------
 
 
 def connect(server: remotes.Server) -> Transport:

@@ -1,0 +1,530 @@
+"""Live state of a whole stack, and the facts that planning needs beside it, in a constant number of calls.
+
+In: a client, the Incus project's name, the stack (or None), what an earlier look resolved. Out: the
+journal as read, and Observed. Not pure; changes nothing. Seven calls for a settled stack, one more for the
+log of each own instance that has ended, and none to a registry: what the journal knows is not asked again.
+
+The run object is read before the project (a line of the journal is first there, then here), and everything
+else after both, so that live state is never older than the record it is compared with.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import msgspec
+
+from ic import errors, names
+from ic.engine import host
+from ic.incus import client as incus
+from ic.incus import lxclog
+from ic.journal import pages
+from ic.plan import facts
+from ic.resources import image, kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from ic.compose import model
+
+PullPolicy = Literal["always", "missing", "never"]
+Body = dict[str, Any]
+
+_DEFAULT = "default"
+_NEVER = "1970-01-01T00:00:00Z"  # last_used_at of what has never been started
+_OWN_PROFILES = ("ic.lock.", "ic.j.", "ic.hd.")
+_RESOLVERS = 6  # registries are asked for so many images at once
+
+
+def observe(
+    client: incus.Client,
+    project: str,
+    stack: model.Stack | None,
+    env: Mapping[str, str],
+    *,
+    images: Mapping[str, image.ImageFacts] | None = None,
+    pull: PullPolicy | None = None,
+) -> tuple[pages.Journal, facts.Observed]:
+    """Read everything that planning a stack needs.
+
+    `env` is where registry credentials are looked for, `images` are facts that an earlier look resolved,
+    `pull` is `--pull` and wins over a service's `pull_policy`. Without a stack no image, no bind source and
+    nothing external is looked at. Raises IncusError; TooOld when the server lacks an API extension;
+    RegistryError when an image cannot be resolved. A damaged journal is no error here: see its `state`.
+    """
+    server = client.server()
+    incus.require(server, str(client.transport.server))
+    profiles = _profiles(client, project)
+    config = _project(client, project)
+    mine = profiles.get(project, {}) if config is not None else {}
+    journal = pages.read(
+        project, config or {}, {name: _strings(one.get("config")) for name, one in mine.items()}
+    )
+    owner = _Owner(config or {}, journal.lineage)
+    where = {"project": project if config is not None else _DEFAULT, "recursion": "1"}
+    instances = _list(client, "/1.0/instances", {"recursion": "1", "all-projects": "true"})
+    networks = _list(client, "/1.0/networks", where)
+    fallback = _default_pool(profiles)
+    volumes: dict[tuple[str, str], Body] = {}
+    pools: tuple[str, ...] = ()
+    if config is not None:
+        for pool in sorted(_pools_of_interest(fallback, journal, instances, project)):
+            volumes.update(_volumes(client, pool, project))
+    external = _external(stack.volumes) if stack is not None else set[str]()
+    if not fallback or external - {name for _, name in volumes}:
+        pools = _pools(client)
+        for pool in pools if config is not None else ():
+            if not any(read == pool for read, _ in volumes):
+                volumes.update(_volumes(client, pool, project))
+    recorded = {address: one.name for address, one in journal.recorded.resources.items()}
+    sorter = _Sorter(owner, recorded)
+    for one in instances:
+        if one.get("project") == project:
+            sorter.take(_instance(one))
+    for one in networks:
+        sorter.take(_network(one))
+    for (pool, _), one in sorted(volumes.items()):
+        sorter.take(_volume(one, pool))
+    live = {address: _with_exit_code(client, one, project) for address, one in sorter.live.items()}
+    local = client.transport.server.local
+    foreign = {noun: frozenset(found) for noun, found in sorter.foreign.items()}
+    foreign["profile"] = frozenset(
+        name for name in mine if name != _DEFAULT and not name.startswith(_OWN_PROFILES)
+    )
+    found = facts.Facts(
+        server=str(client.transport.server),
+        version=_version(server),
+        local=local,
+        project_exists=config is not None,
+        project_marked=config is not None and owner.owns_project(stack.name if stack else None),
+        project_restrictions={
+            key: value for key, value in (config or {}).items() if key.startswith("restricted")
+        },
+        images=_images(stack, journal, images or {}, pull, _resolver(env, server)),
+        fingerprints=_fingerprints(client, where["project"]),
+        subnets=_subnets(networks, local=local),
+        pools=pools or ((fallback,) if fallback else ()),
+        default_pool=fallback,
+        listeners=(*_proxies(instances), *(host.listeners() if local else ())),
+        foreign=foreign,
+        marks=sorter.marks,
+        external_networks=_external_networks(stack, networks),
+        external_volumes={name: pool for pool, name in sorted(volumes) if name in external},
+        bind_sources=_bind_sources(stack, local=local),
+    )
+    observed = facts.Observed(
+        live=live,
+        facts=found,
+        project_config=config or {},
+        profiles={name: _strings(one.get("config")) for name, one in mine.items()},
+    )
+    return journal, observed
+
+
+# --- whose is it ------------------------------------------------------------------------------------
+
+
+class _Owner:
+    """Tells by stamps what belongs to this stack: its lineage, and its name where the project gives it."""
+
+    def __init__(self, config: Mapping[str, str], lineage: str) -> None:
+        self.lineage = lineage
+        self.stack = config.get(names.STACK, "")
+
+    def owns(self, stamp: kind.Stamp) -> bool:
+        """Whether a stamp is this stack's. Without a journal nothing is."""
+        if not self.lineage or stamp.lineage != self.lineage or not stamp.resource:
+            return False
+        return not self.stack or stamp.stack == self.stack
+
+    def owns_project(self, stack: str | None) -> bool:
+        """Whether the project is this stack's: `my_app` and `my-app` would share one."""
+        return bool(self.lineage) and (stack is None or self.stack in ("", stack))
+
+
+class _Sorter:
+    """Sorts what is there into own (by address) and foreign (by kind, names only, with any marks).
+
+    Of two with one address (an instance copied by hand keeps its stamp) the recorded name is the own one.
+    """
+
+    def __init__(self, owner: _Owner, recorded: Mapping[str, str]) -> None:
+        self.owner = owner
+        self.recorded = recorded
+        self.live: dict[str, kind.Live] = {}
+        self.foreign: dict[str, set[str]] = {"instance": set(), "network": set(), "volume": set()}
+        self.marks: dict[str, dict[str, kind.Stamp]] = {}
+
+    def take(self, one: kind.Live) -> None:
+        """Put one thing where it belongs; its address begins with its kind."""
+        if not self.owner.owns(one.stamp):
+            self._leave(one)
+            return
+        other = self.live.get(one.address)
+        if other is not None and self._goes_before(other, one):
+            one, other = other, one
+        self.live[one.address] = one
+        if other is not None:
+            self._leave(other)
+
+    def _goes_before(self, one: kind.Live, other: kind.Live) -> bool:
+        recorded = self.recorded.get(one.address)
+        return (one.name != recorded, one.name) <= (other.name != recorded, other.name)
+
+    def _leave(self, one: kind.Live) -> None:
+        noun = names.kind_of(one.address)
+        self.foreign[noun].add(one.name)
+        if one.stamp.stack or one.stamp.lineage:
+            self.marks.setdefault(noun, {})[one.name] = one.stamp
+
+
+# --- what the API shows, as Live ---------------------------------------------------------------------
+
+
+def _stamp(config: Mapping[str, str]) -> kind.Stamp:
+    return kind.Stamp(
+        stack=config.get(names.STACK, ""),
+        lineage=config.get(names.LINEAGE, ""),
+        resource=config.get(names.RESOURCE, ""),
+        event=config.get(names.EVENT, ""),
+        want=config.get(names.WANT, ""),
+    )
+
+
+def _instance(body: Body) -> kind.Live:
+    """An instance of a list with recursion 1. Half made: the mark that creation sets last is not there."""
+    config = _strings(body.get("config"))
+    fields: kind.Fields = {("config", key): value for key, value in config.items()}
+    for device, keys in _mappings(body.get("devices")).items():
+        for key, value in _strings(keys).items():
+            fields["devices", device, key] = value
+    used = str(body.get("last_used_at") or _NEVER)
+    started = not used.startswith(("1970-", "0001-"))
+    power = str(body.get("status", ""))
+    stamp = _stamp(config)
+    return kind.Live(
+        address=names.address("instance", stamp.resource),
+        name=str(body["name"]),
+        fields=fields,
+        stamp=stamp,
+        uuid=config.get("volatile.uuid", ""),
+        power=power,
+        ever_started=started,
+        half_made=not started and power == "Stopped" and "volatile.apply_template" not in config,
+        created=str(body.get("created_at", "")),
+        started=used if started else "",
+    )
+
+
+def _network(body: Body) -> kind.Live:
+    config = _strings(body.get("config"))
+    stamp = _stamp(config)
+    return kind.Live(
+        address=names.address("network", stamp.resource),
+        name=str(body["name"]),
+        fields={("config", key): value for key, value in config.items()},
+        stamp=stamp,
+    )
+
+
+def _volume(body: Body, pool: str) -> kind.Live:
+    config = _strings(body.get("config"))
+    stamp = _stamp(config)
+    return kind.Live(
+        address=names.address("volume", stamp.resource),
+        name=str(body["name"]),
+        fields={("config", key): value for key, value in config.items()},
+        stamp=stamp,
+        uuid=config.get("volatile.uuid", ""),
+        created=str(body.get("created_at", "")),
+        pool=pool,
+    )
+
+
+def _with_exit_code(client: incus.Client, live: kind.Live, project: str) -> kind.Live:
+    """The same with its last run's exit status, which only the log of an ended instance knows."""
+    if live.power != "Stopped" or not live.ever_started:
+        return live
+    log = client.log_file(incus.path("instances", live.name), "lxc.log", {"project": project})
+    return msgspec.structs.replace(live, exit_code=lxclog.exit_code(log))
+
+
+# --- calls ---------------------------------------------------------------------------------------------
+
+
+def _list(client: incus.Client, path: str, query: Mapping[str, str]) -> list[Body]:
+    return cast("list[Body]", client.get(path, query) or [])
+
+
+def _profiles(client: incus.Client, project: str) -> dict[str, dict[str, Body]]:
+    """The profiles of the project and of default, by project and name; also when there is no such project."""
+    query = {
+        "all-projects": "true",
+        "recursion": "1",
+        "filter": f"project eq {project} or project eq {_DEFAULT}",
+    }
+    found: dict[str, dict[str, Body]] = {}
+    for one in _list(client, "/1.0/profiles", query):
+        found.setdefault(str(one.get("project")), {})[str(one["name"])] = one
+    return found
+
+
+def _project(client: incus.Client, project: str) -> dict[str, str] | None:
+    try:
+        body = cast("Body", client.get(incus.path("projects", project)))
+    except errors.NotFound:
+        return None
+    return _strings(body.get("config"))
+
+
+def _default_pool(profiles: Mapping[str, Mapping[str, Body]]) -> str:
+    """The pool of the root disk of default's default profile, empty when it has none or is not visible."""
+    devices = profiles.get(_DEFAULT, {}).get(_DEFAULT, {}).get("devices")
+    for device in _mappings(devices).values():
+        keys = _strings(device)
+        if keys.get("type") == "disk" and keys.get("path") == "/":
+            return keys.get("pool", "")
+    return ""
+
+
+def _pools(client: incus.Client) -> tuple[str, ...]:
+    found = cast("list[str]", client.get("/1.0/storage-pools") or [])
+    return tuple(sorted(url.rpartition("/")[2] for url in found))
+
+
+def _pools_of_interest(
+    fallback: str, journal: pages.Journal, instances: Iterable[Body], project: str
+) -> set[str]:
+    """Where volumes of the stack may be: the usual pool, those recorded, those that its instances use."""
+    found = {one.pool for one in journal.recorded.resources.values()} | {fallback}
+    for one in instances:
+        if one.get("project") == project:
+            for device in _mappings(one.get("devices")).values():
+                keys = _strings(device)
+                if keys.get("type") == "disk" and keys.get("source"):
+                    found.add(keys.get("pool", ""))
+    return found - {""}
+
+
+def _volumes(client: incus.Client, pool: str, project: str) -> dict[tuple[str, str], Body]:
+    """The custom volumes of a project in a pool, by pool and name; none when there is no such pool."""
+    path = incus.path("storage-pools", pool, "volumes", "custom")
+    try:
+        found = _list(client, path, {"project": project, "recursion": "1"})
+    except errors.NotFound:
+        return {}
+    return {(pool, str(one["name"])): one for one in found if "/" not in str(one["name"])}
+
+
+def _fingerprints(client: incus.Client, project: str) -> frozenset[str]:
+    """The images that instances of the project can be made from: default's, with `features.images=false`."""
+    found = cast("list[str]", client.get("/1.0/images", {"project": project}) or [])
+    return frozenset(url.rpartition("/")[2] for url in found)
+
+
+def _version(server: Body) -> str:
+    environment = cast("Body", server.get("environment") or {})
+    return str(environment.get("server_version", ""))
+
+
+# --- facts -----------------------------------------------------------------------------------------------
+
+
+def _subnets(networks: Iterable[Body], *, local: bool) -> tuple[tuple[str, str], ...]:
+    """IPv4 subnets in use, with their owner: those of the server's networks, and this host's other routes."""
+    found: list[tuple[str, str]] = []
+    bridges: set[str] = set()
+    for one in networks:
+        name = str(one["name"])
+        address = _strings(one.get("config")).get("ipv4.address", "")
+        if "/" in address:
+            bridges.add(name)
+            found.append((address, f"network {name}"))
+    for cidr, interface in host.routes() if local else ():
+        if interface not in bridges:
+            found.append((cidr, f"a route of this host through {interface}"))
+    return tuple(sorted(found))
+
+
+def _proxies(instances: Iterable[Body]) -> tuple[facts.Listener, ...]:
+    """Host ports that proxy devices of instances have, in every project that may be read."""
+    found: list[facts.Listener] = []
+    for one in instances:
+        name, project = str(one["name"]), str(one.get("project", _DEFAULT))
+        for device in _mappings(one.get("expanded_devices") or one.get("devices")).values():
+            keys = _strings(device)
+            if keys.get("type") != "proxy" or keys.get("bind", "host") not in ("host", ""):
+                continue
+            for protocol, address, port in _listens(keys.get("listen", "")):
+                found.append(
+                    facts.Listener(
+                        protocol=protocol,
+                        address=address,
+                        port=port,
+                        owner=f"instance {name} in project {project}",
+                        project=project,
+                        instance=name,
+                    )
+                )
+    return tuple(sorted(found, key=lambda one: (one.protocol, one.port, one.address, one.owner)))
+
+
+def _listens(text: str) -> Iterable[tuple[str, str, int]]:
+    """Protocol, address and each port of a proxy's `listen`: `tcp:0.0.0.0:80,8000-8010`."""
+    protocol, _, rest = text.partition(":")
+    address, _, ports = rest.rpartition(":")
+    if protocol not in ("tcp", "udp"):
+        return
+    for part in ports.split(","):
+        first, _, last = part.partition("-")
+        if first.isdecimal() and (last or first).isdecimal():
+            for port in range(int(first), min(int(last or first), 65535) + 1):
+                yield protocol, address.strip("[]"), port
+
+
+def _external(given: Mapping[str, model.Network] | Mapping[str, model.Volume]) -> set[str]:
+    return {one.name or key for key, one in given.items() if one.external}
+
+
+def _external_networks(
+    stack: model.Stack | None, networks: Iterable[Body]
+) -> dict[str, dict[str, str]]:
+    wanted = _external(stack.networks) if stack is not None else set[str]()
+    return {
+        str(one["name"]): _strings(one.get("config"))
+        for one in networks
+        if one.get("managed") and one["name"] in wanted
+    }
+
+
+def _bind_sources(
+    stack: model.Stack | None, *, local: bool
+) -> dict[str, Literal["directory", "file", "missing"]]:
+    """What stands at the bind sources. Of another machine nothing can be known but this: a path inside the
+    directory of the compose file, which is here, is not meant to be there.
+    """
+    if stack is None:
+        return {}
+    sources = {
+        mount.source
+        for service in stack.services.values()
+        for mount in service.storage.volumes
+        if mount.type == "bind"
+    }
+    if local:
+        return host.bind_sources(sources)
+    inside = stack.working_dir.rstrip("/") + "/"
+    return {source: "missing" for source in sorted(sources) if f"{source}/".startswith(inside)}
+
+
+# --- images ----------------------------------------------------------------------------------------------
+
+
+def _policies(stack: model.Stack, pull: PullPolicy | None) -> dict[str, PullPolicy]:
+    """When each reference is looked up: `--pull`, else the most eager of the services that use it."""
+    eager: tuple[PullPolicy, ...] = ("never", "missing", "always")
+    found: dict[str, PullPolicy] = {}
+    for service in stack.services.values():
+        reference = service.image.image
+        if reference is not None:
+            policy: PullPolicy = pull or service.image.pull_policy or "missing"
+            other = found.get(reference, policy)
+            found[reference] = max((policy, other), key=eager.index)
+    return found
+
+
+def _images(
+    stack: model.Stack | None,
+    journal: pages.Journal,
+    earlier: Mapping[str, image.ImageFacts],
+    pull: PullPolicy | None,
+    resolve: Callable[[str], image.ImageFacts],
+) -> dict[str, image.ImageFacts]:
+    """The facts of every image of the stack: of an earlier look, else recorded, else the registry's.
+
+    An image that may not be asked for and is not recorded is left out; planning says so.
+    """
+    found: dict[str, image.ImageFacts] = {}
+    unknown: list[str] = []
+    for reference, policy in sorted(_policies(stack, pull).items() if stack is not None else ()):
+        recorded = journal.recorded.resources.get(names.address("image", reference))
+        kept = image.from_facts(recorded.facts) if recorded is not None and recorded.facts else None
+        if reference in earlier:
+            found[reference] = earlier[reference]
+        elif kept is not None and policy != "always":
+            found[reference] = kept
+        elif policy != "never":
+            unknown.append(reference)
+    return found | _ask(unknown, resolve)
+
+
+def _ask(
+    references: list[str], resolve: Callable[[str], image.ImageFacts]
+) -> dict[str, image.ImageFacts]:
+    """Resolve several references at once, on a few threads. Raises the first error, naming the others."""
+    found: dict[str, image.ImageFacts] = {}
+    failed: dict[str, errors.IcError] = {}
+    left = list(reversed(references))
+
+    def work() -> None:
+        while True:
+            try:
+                reference = left.pop()
+            except IndexError:
+                return
+            try:
+                found[reference] = resolve(reference)
+            except errors.IcError as error:
+                failed[reference] = error
+
+    if len(references) == 1:
+        work()
+    else:
+        threads = [
+            threading.Thread(target=work, name=f"resolve-{number}", daemon=True)
+            for number in range(min(_RESOLVERS, len(references)))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if failed:
+        first, *others = (failed[reference] for reference in references if reference in failed)
+        first.details = (*first.details, *(error.summary for error in others))
+        raise first
+    return {reference: found[reference] for reference in references}
+
+
+def _resolver(env: Mapping[str, str], server: Body) -> Callable[[str], image.ImageFacts]:
+    """Asks the registry of a reference, for the architecture of a server."""
+    from ic.incus import oci
+
+    environment = cast("Body", server.get("environment") or {})
+    machine = str(environment.get("kernel_architecture", ""))
+
+    def resolve(reference: str) -> image.ImageFacts:
+        found = oci.resolve(reference, env, machine=machine)
+        return image.ImageFacts(
+            reference=reference,
+            resolved=found.resolved,
+            digest=found.digest,
+            config=image.parse_config(found.config),
+        )
+
+    return resolve
+
+
+# --- bodies of the API as mappings of text ---------------------------------------------------------------
+
+
+def _strings(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        return {}
+    return {str(key): str(text) for key, text in cast("dict[object, object]", value).items()}
+
+
+def _mappings(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        return {}
+    return {str(key): inner for key, inner in cast("dict[object, object]", value).items()}
