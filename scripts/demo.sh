@@ -53,7 +53,8 @@ if [ -z "$reason" ]; then
     cp examples/web/compose.yaml "$folder/"
     inside() { (cd "$folder" && "$@"); }
     in_folder="cd $folder"
-    remove="$ic_command -p $stack destroy -v"
+    shown_command="INCUS_SOCKET=$INCUS_SOCKET $ic_command -p $stack"
+    remove="$shown_command destroy -v"
 else
     say "Using the lab: $reason"
     if [ "$(id -u)" != 0 ]; then
@@ -67,6 +68,7 @@ else
     "$python" tests/lab/lab.py exec --name demo -- cp /opt/repo/examples/web/compose.yaml $folder/
     inside() { "$python" tests/lab/lab.py exec --name demo --cwd $folder -- "$@"; }
     in_folder="python3 tests/lab/lab.py shell --name demo   # then: cd $folder"
+    shown_command="$ic_command -p $stack"
     remove="python3 tests/lab/lab.py down --name demo"
 fi
 
@@ -137,8 +139,8 @@ cat <<END
 
 The stack is running. To look at it:
   $in_folder
-  $ic_command -p $stack ps
-  $ic_command -p $stack history RUN
+  $shown_command ps
+  $shown_command history
 To remove it:
   $remove
 END
