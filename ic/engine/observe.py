@@ -33,7 +33,7 @@ Body = dict[str, Any]
 
 _DEFAULT = "default"
 _NEVER = "1970-01-01T00:00:00Z"  # last_used_at of what has never been started
-_OWN_PROFILES = ("ic.lock.", "ic.j.", "ic.hd.")
+OWN_PROFILES = ("ic.lock.", "ic.j.", "ic.hd.")
 _RESOLVERS = 6  # registries are asked for so many images at once
 
 
@@ -90,7 +90,7 @@ def observe(
     local = client.transport.server.local
     foreign = {noun: frozenset(found) for noun, found in sorter.foreign.items()}
     foreign["profile"] = frozenset(
-        name for name in mine if name != _DEFAULT and not name.startswith(_OWN_PROFILES)
+        name for name in mine if name != _DEFAULT and not name.startswith(OWN_PROFILES)
     )
     found = facts.Facts(
         server=str(client.transport.server),
