@@ -144,6 +144,8 @@ def command_parser(name: str) -> argparse.ArgumentParser:
     parser = _parser(f"ic {name}", command.DESCRIPTION)
     command.add_arguments(parser)
     own = frozenset(spelling for action in parser._actions for spelling in action.option_strings)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
+    parser.usage = f"{usage} [GLOBAL OPTION...]".replace("%", "%%")
     add_globals(parser, taken=own)
     return parser
 

@@ -528,7 +528,15 @@ def _pull(tools: Tools, deed: kind.Pull) -> dict[str, str]:
         reply = tools.client.call("POST", "/1.0/images", deed.query, body, guard=tools.guard)
         return {"fingerprint": str(cast("Body", reply)["fingerprint"])}
 
-    return _insist(tools, send, lambda: None)
+    try:
+        return _insist(tools, send, lambda: None)
+    except errors.IncusError as error:
+        server = str(source["server"]).partition("://")[2]
+        login = server.rpartition("@")[0]
+        secret = login.partition(":")[2]
+        raise masked(
+            error, tuple(one for one in (login, secret, unquote(secret)) if one)
+        ) from error
 
 
 # --- volumes --------------------------------------------------------------------------------------

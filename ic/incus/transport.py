@@ -349,6 +349,10 @@ def _pool_class() -> Callable[[remotes.Server], urllib3.HTTPConnectionPool]:
         def __init__(self, server: remotes.Server) -> None:
             super().__init__("", int(READ_TIMEOUT))
             self.server = server
+            kept: Any = self.QueueCls(2)  # pyright: ignore[reportUnknownMemberType]
+            kept.put(None)
+            kept.put(None)
+            self.pool = kept
 
         def _new_conn(self) -> Connection:
             return Connection(self.server)

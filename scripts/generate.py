@@ -1,0 +1,153 @@
+"""Writes what is derived from the code: the manual pages from the parsers, the schemas from the documents.
+
+`python scripts/generate.py` writes them; a test compares what is committed with what this would write.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)
+
+import ic  # noqa: E402
+from ic.cli import documents, main  # noqa: E402
+
+if TYPE_CHECKING:
+    import argparse
+
+STATUS = (
+    ("0", "done, or nothing to do"),
+    ("1", "error"),
+    ("2", "`plan --detailed-exitcode` found changes"),
+    (
+        "3",
+        "refused: confirmation missing, something foreign in the way, stale plan, `destroy` with things left",
+    ),
+    ("4", "journal damaged"),
+    ("70", "internal error"),
+    ("75", "locked by another ic, or fenced"),
+    ("130", "interrupted"),
+)
+
+ENVIRONMENT = (
+    ("COMPOSE_FILE", "compose files, separated by COMPOSE_PATH_SEPARATOR, when -f is not given"),
+    ("COMPOSE_PATH_SEPARATOR", "what separates them (default: a colon)"),
+    ("COMPOSE_PROJECT_NAME", "the stack's name when -p is not given"),
+    ("COMPOSE_PROFILES", "active profiles, separated by commas"),
+    ("COMPOSE_ENV_FILES", "files of variables, separated by commas, when --env-file is not given"),
+    ("INCUS_SOCKET, INCUS_DIR", "the local server's socket, or the directory that it is in"),
+    ("INCUS_CONF", "directory of the incus client's configuration: remotes and certificates"),
+    ("NO_COLOR", "any text turns colours off"),
+)
+
+
+def _roff(text: str) -> str:
+    """Text for a manual page: backslashes and dashes escaped, no line that begins as a request."""
+    escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    lines = [f"\\&{line}" if line[:1] in (".", "'") else line for line in escaped.splitlines()]
+    return "\n".join(lines)
+
+
+def _option(action: argparse.Action) -> list[str]:
+    """One option or argument as a tagged paragraph."""
+    value = ""
+    if action.option_strings and action.nargs != 0:
+        if action.choices:
+            value = f" {{{','.join(str(one) for one in action.choices)}}}"
+        else:
+            value = f" {action.metavar or action.dest.upper()}"
+    names = [f"\\fB{_roff(one)}\\fR{_roff(value)}" for one in action.option_strings]
+    head = ", ".join(names) or f"\\fI{_roff(str(action.metavar or action.dest))}\\fR"
+    return [".TP", head, _roff(str(action.help))]
+
+
+def _page(title: str, summary: str, usage: str, body: list[str]) -> str:
+    lines = [
+        f'.TH {title.upper()} 1 "" "ic {ic.__version__}" "ic manual"',
+        ".SH NAME",
+        f"{_roff(title)} \\- {_roff(summary)}",
+        ".SH SYNOPSIS",
+        f".B {_roff(usage)}",
+        *body,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _usage(parser: argparse.ArgumentParser) -> str:
+    return " ".join(parser.format_usage().removeprefix("usage: ").split())
+
+
+def _groups(parser: argparse.ArgumentParser) -> list[tuple[str, list[argparse.Action]]]:
+    titles = {"positional arguments": "ARGUMENTS", "options": "OPTIONS"}
+    found = [
+        (titles.get(str(group.title), str(group.title).upper()), list(group._group_actions))  # noqa: SLF001
+        for group in parser._action_groups  # noqa: SLF001
+    ]
+    return [(title, actions) for title, actions in found if actions]
+
+
+def pages() -> dict[str, str]:
+    """Every manual page, by its path from the root."""
+    top = main.top_parser()
+    body = [
+        ".SH DESCRIPTION",
+        _roff(
+            "ic runs compose files on Incus: it shows what would change, changes just that, and writes every"
+            " step into a journal in the project's own metadata."
+        ),
+        ".SH COMMANDS",
+    ]
+    for name, summary in main.COMMANDS.items():
+        body += [".TP", f"\\fB{name}\\fR", f"{_roff(summary)}; see \\fBic\\-{name}\\fR(1)"]
+    for title, actions in _groups(top):
+        body += [f".SH {title}", *(line for action in actions for line in _option(action))]
+    body.append(".SH EXIT STATUS")
+    for status, meaning in STATUS:
+        body += [".TP", f"\\fB{status}\\fR", _roff(meaning)]
+    body.append(".SH ENVIRONMENT")
+    for name, meaning in ENVIRONMENT:
+        body += [".TP", f"\\fB{_roff(name)}\\fR", _roff(meaning)]
+    found = {"man/ic.1": _page("ic", "runs compose files on Incus", _usage(top), body)}
+    for name, summary in main.COMMANDS.items():
+        parser = main.command_parser(name)
+        body = [".SH DESCRIPTION", _roff(str(parser.description))]
+        for title, actions in _groups(parser):
+            body += [f".SH {title}", *(line for action in actions for line in _option(action))]
+        body += [".SH SEE ALSO", "\\fBic\\fR(1)"]
+        found[f"man/ic-{name}.1"] = _page(f"ic-{name}", summary, _usage(parser), body)
+    return found
+
+
+def schemas() -> dict[str, str]:
+    """Every JSON schema, by its path from the root."""
+    import msgspec
+
+    found: dict[str, str] = {}
+    for name, document in documents.DOCUMENTS.items():
+        made: dict[str, Any] = msgspec.json.schema(document)
+        made["$defs"][document.__name__]["required"].insert(0, "schema")
+        schema = {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": name.replace("-", "/"),
+            **made,
+        }
+        found[f"docs/schemas/{name}.json"] = json.dumps(schema, indent=2) + "\n"
+    return found
+
+
+def write() -> None:
+    """Bring every derived file up to date."""
+    for path, text in {**pages(), **schemas()}.items():
+        target = os.path.join(ROOT, path)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+if __name__ == "__main__":
+    write()
