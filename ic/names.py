@@ -21,6 +21,7 @@ BAD_PREFIX = "user.ic.bad."
 HOLD = "user.ic.hold"
 HEARTBEAT = "user.ic.hb"
 WAL = "user.ic.wal"
+GENERATION = "user.ic.gen"  # the generation that wrote the holder
 TIP = "user.ic.tip"  # where the lines of the run object end: number and chain
 # --- stamps on every managed resource ---
 STACK = "user.ic.stack"

@@ -97,6 +97,7 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat: float = 10.0
     timeout: float = 8.0
     fence: float = 20.0
+    settle: float = 2.0  # how long one who renamed may take to say who he is
     poll: float = 0.3
     linger: float = 1.0  # how long an outcome may wait for an intent to travel with
     fold_every: float = 60.0
@@ -148,6 +149,11 @@ class RunObject(msgspec.Struct, frozen=True, kw_only=True):
     def held(self) -> bool:
         """Whether somebody holds it."""
         return self.config.get(names.HOLD, FREE) not in ("", FREE)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the holder's text is of this generation; if not, somebody is about to hold it."""
+        return self.config.get(names.GENERATION) == str(self.generation)
 
     @property
     def holder(self) -> Holder | None:
@@ -371,7 +377,7 @@ def acquire(client: Server, project: str, terms: Terms, *, floor: int, head: str
             continue
         top = found[0]
         stolen = _taken_from(top, terms, watch)
-        if top.held and stolen is None:
+        if stolen is None and (top.held or not top.settled):
             terms.clock.sleep(terms.times.poll)
             continue
         lease = _take(client, project, top, terms)
@@ -385,7 +391,7 @@ def _make(
     client: Server, project: str, *, generation: int, head: str, attempt: int, times: Times
 ) -> None:
     """Create the first run object. Its name is fixed, so of two creators one wins and both go on."""
-    config = {names.HOLD: FREE, names.HEARTBEAT: "0"}
+    config = {names.HOLD: FREE, names.GENERATION: str(generation), names.HEARTBEAT: "0"}
     if head:
         config[names.HEAD] = head
     body = {
@@ -415,6 +421,17 @@ def _taken_from(top: RunObject, terms: Terms, watch: _Watch) -> Stolen | None:
             f"cannot unlock generation {terms.force}: the lease is at generation {top.generation}",
             hint="ic history shows who holds it",
         )
+    now = terms.clock.boottime()
+    watch.look(top, now)
+    silent = now - watch.changed
+    if not top.settled:
+        # Taking it from who is about to hold is harmless (that write is answered 404), but it would
+        # follow a holder who has just been told that the lease is his.
+        if silent < terms.times.settle:
+            return None
+        return Stolen(
+            generation=top.generation, holder=Holder(), reason="it was taken and then never held"
+        )
     holder = top.holder
     if holder is None:
         if terms.force is not None:
@@ -423,11 +440,8 @@ def _taken_from(top: RunObject, terms: Terms, watch: _Watch) -> Stolen | None:
     reason = "unlock" if terms.force is not None else dead(holder, terms.holder, terms.tick)
     if reason:
         return Stolen(generation=top.generation, holder=holder, reason=reason)
-    now = terms.clock.boottime()
-    watch.look(top, now)
     if terms.lock_timeout <= 0 or watch.alive_for >= terms.lock_timeout:
         raise locked(top, holder)
-    silent = now - watch.changed
     if silent >= terms.times.ttl:
         return Stolen(
             generation=top.generation, holder=holder, reason=f"no sign of life for {silent:.0f} s"
@@ -483,7 +497,8 @@ def _take(client: Server, project: str, top: RunObject, terms: Terms) -> Lease |
         beat = config.get(names.HEARTBEAT, "0")
         config[names.HEARTBEAT] = str(int(beat) + 1 if beat.isdecimal() else 1)
         config[names.HOLD] = encode_holder(terms.holder)
-        held = {key: config[key] for key in (names.HOLD, names.HEARTBEAT)}
+        config[names.GENERATION] = str(generation)
+        held = {key: config[key] for key in (names.HOLD, names.GENERATION, names.HEARTBEAT)}
         reply, sent = insist(
             client,
             "PATCH",

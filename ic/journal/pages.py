@@ -677,7 +677,8 @@ def mend(journal: Journal, config: Mapping[str, str]) -> tuple[str, ...]:
     kept = _whole_segments(journal, config)
     begin = kept[-1] if kept else 0
     known = max([0, *_known_numbers(journal, config)])
-    if begin and journal.trusted >= known and len(kept) == len(_segments(config)):
+    proven = journal.trusted >= known and len(kept) == len(_segments(config))
+    if begin and proven and journal.key:
         return _mend_head(journal, config, begin)
     end = max(begin + 1, known)
     top = journal.run_object

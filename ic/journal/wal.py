@@ -219,6 +219,7 @@ class Writer:
             "devices": {},
             "config": {
                 names.HOLD: hold,
+                names.GENERATION: str(self._lease.generation),
                 names.HEARTBEAT: str(self._beat),
                 names.HEAD: self._head,
                 names.TIP: msgspec.json.encode(self._tip).decode(),

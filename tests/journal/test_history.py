@@ -18,7 +18,10 @@ def told(log: list[events.AnyEvent], held: int = 0) -> tuple[history.HistoryRun,
     profiles: dict[str, dict[str, str]] = {}
     if held:
         name = lease.name_for("shop", held, "cafebabe")
-        profiles[name] = {names.HOLD: lease.encode_holder(lease.Holder(pid=1))}
+        profiles[name] = {
+            names.HOLD: lease.encode_holder(lease.Holder(pid=1)),
+            names.GENERATION: str(held),
+        }
     journal = pages.read("shop", config, profiles)
     assert journal.state == "ok"
     return history.runs(journal)

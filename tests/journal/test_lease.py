@@ -53,9 +53,18 @@ def hold(server: fakes.Server, holder: lease.Holder, beat: int = 1) -> str:
         if name.startswith("ic.lock."):
             del server.profiles[stage.PROJECT][name]
     name = lease.name_for(stage.PROJECT, 41, "deadbeef")
-    config = {names.HOLD: lease.encode_holder(holder), names.HEARTBEAT: str(beat)}
+    config = {
+        names.HOLD: lease.encode_holder(holder),
+        names.GENERATION: "41",
+        names.HEARTBEAT: str(beat),
+    }
     server.profiles[stage.PROJECT][name] = {"name": name, "description": "", "config": config}
     return name
+
+
+OTHER = lease.Holder(
+    actor="0@there", machine="m2", boot="b2", namespace="ns2", pid=77, tick=9, command="up"
+)
 
 
 def test_names_carry_project_generation_and_nonce() -> None:
@@ -83,7 +92,7 @@ def test_generations_go_on_from_the_head_where_there_is_no_run_object(server: fa
 def test_what_was_written_just_before_the_rename_is_seen(server: fakes.Server) -> None:
     first = take(server, terms(fakes.Clock()))
     profiles = server.profiles[stage.PROJECT]
-    profiles[first.name]["config"] = {names.HOLD: lease.FREE, names.WAL: "old"}
+    profiles[first.name]["config"] |= {names.HOLD: lease.FREE, names.WAL: "old"}
 
     def late(moment: str, method: str, path: str) -> None:
         if moment == "before" and method == "POST":
@@ -141,11 +150,37 @@ def test_holding_is_tried_again_while_the_server_restarts(server: fakes.Server) 
     assert take(server, terms(fakes.Clock())).generation == 2
 
 
-# --- held by another -----------------------------------------------------------------------------------
+def test_who_is_about_to_hold_is_left_alone_for_a_moment(server: fakes.Server) -> None:
+    """Between the rename and the holder's text the object still says what it said before."""
+    first = take(server, terms(fakes.Clock()))
+    profiles = server.profiles[stage.PROJECT]
+    profiles[first.name]["config"][names.HOLD] = lease.FREE
+    name = lease.name_for(stage.PROJECT, 3, "deadbeef")
+    profiles[name] = {**profiles.pop(first.name), "name": name}
+    clock = fakes.Clock()
+    begun = clock.now
+    taken = take(server, terms(clock, lock_timeout=0))
+    assert 2 <= clock.now - begun < 3
+    assert taken.stolen is not None
+    assert (taken.generation, taken.stolen.reason) == (4, "it was taken and then never held")
 
-OTHER = lease.Holder(
-    actor="0@there", machine="m2", boot="b2", namespace="ns2", pid=77, tick=9, command="up"
-)
+
+def test_a_holder_who_arrives_meanwhile_is_not_followed(server: fakes.Server) -> None:
+    name = hold(server, OTHER)
+    config = server.profiles[stage.PROJECT][name]["config"]
+    config |= {names.HOLD: lease.FREE, names.GENERATION: "40"}
+    clock = fakes.Clock()
+
+    def arrive(moment: str, method: str, path: str) -> None:
+        if clock.now > fakes.Clock().now + 1:
+            config.update({names.HOLD: lease.encode_holder(OTHER), names.GENERATION: "41"})
+
+    server.fault = arrive
+    with pytest.raises(errors.Locked, match="0@there"):
+        take(server, terms(clock, lock_timeout=0))
+
+
+# --- held by another -----------------------------------------------------------------------------------
 
 
 def test_a_held_lease_fails_at_once_without_patience(server: fakes.Server) -> None:
