@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from yaml import parser, reader, scanner
@@ -31,13 +31,15 @@ _TAG_PREFIX = "tag:yaml.org,2002:"
 class _Events(reader.Reader, scanner.Scanner, parser.Parser):
     """PyYAML's parser without what follows it."""
 
+    # The escape for a slash belongs to JSON; docker compose's YAML library does not know it.
+    ESCAPE_REPLACEMENTS: ClassVar[dict[str, str]] = {  # pyright: ignore[reportGeneralTypeIssues, reportIncompatibleVariableOverride]
+        key: value for key, value in scanner.Scanner.ESCAPE_REPLACEMENTS.items() if key != "/"
+    }
+
     def __init__(self, text: str) -> None:
         reader.Reader.__init__(self, text)
         scanner.Scanner.__init__(self)
         parser.Parser.__init__(self)
-        # The escape for a slash belongs to JSON; docker compose's YAML library does not know it.
-        known = self.ESCAPE_REPLACEMENTS
-        vars(self)["ESCAPE_REPLACEMENTS"] = {key: known[key] for key in known if key != "/"}
 
 
 def parse(content: bytes, file: str, report: tree.Report) -> list[tree.Node]:
@@ -189,7 +191,7 @@ class _Builder:
         take = events.get_event
         while True:
             event = take()
-            kind: type[object] = type(event)
+            kind: Any = event.__class__
             if kind is yaml.ScalarEvent:
                 self._scalar(event)
             elif kind in (yaml.MappingStartEvent, yaml.SequenceStartEvent):
@@ -258,7 +260,9 @@ class _Builder:
     def _check_text(self, text: str, position: errors.Position) -> None:
         fault = tree.control_fault(text)
         if fault:
-            self.report.error(tree.CONTROL, f"the value holds {fault}", position)
+            path = ".".join(one.key for one in self.stack if one.key is not None)
+            named = f" of {path}" if path else ""
+            self.report.error(tree.CONTROL, f"the value{named} holds {fault}", position)
 
     def _tagged(
         self, event: Any, tag: str, position: errors.Position
