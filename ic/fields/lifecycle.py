@@ -190,15 +190,16 @@ def contribute(section: Lifecycle, ctx: contribution.Context) -> contribution.Co
     """Restart policy, start at boot, stop signal and grace period, and whom the instance starts after.
 
     `boot.autostart` false keeps one-shot jobs and crashed services from being started by the server on its
-    own; the grace period counts at a host's shutdown too, in whole seconds.
+    own; the grace period counts at a host's shutdown too, in whole seconds. A policy that is not in the file
+    is not written: the health daemon tells `restart: "no"` from no word at all.
     """
-    policy = section.restart or "no"
-    always = policy in {"always", "unless-stopped"}
+    always = section.restart in {"always", "unless-stopped"}
     fields: kind.Fields = {
-        ("config", names.RESTART): policy,
         ("config", "boot.autostart"): "true" if always else "false",
         ("config", "boot.host_shutdown_timeout"): str(-(-grace_ms(section) // 1000)),
     }
+    if section.restart:
+        fields["config", names.RESTART] = section.restart
     if section.depends_on:
         fields["config", names.AFTER] = " ".join(sorted(section.depends_on))
     signal = section.stop_signal or ctx.image.stop_signal or "SIGTERM"
