@@ -738,10 +738,11 @@ class _Work:
             if live.power in {"Running", "Frozen"}
             for protocol, _, number in proxies(live.fields)
         }
+        mine = {live.name for live in self.observed.live.values()}
         return [
             listener
             for listener in self.facts.listeners
-            if listener.project != self.project
+            if not (listener.project == self.project and listener.instance in mine)
             and (listener.project or (listener.protocol, listener.port) not in own)
         ]
 

@@ -110,11 +110,11 @@ def load(text: str, directory: str, **given: Any) -> model.Stack:
 # --- carrying a plan out ----------------------------------------------------------------------------
 
 
-def apply(world: World, done: changes.Plan) -> World:
-    """The world after every step of a plan, in an order that its needs allow."""
+def apply(world: World, done: changes.Plan, steps_done: int | None = None) -> World:
+    """The world after every step of a plan (or the first few), in an order that its needs allow."""
     steps = {step.id: step for step in done.steps}
     order = graphlib.TopologicalSorter({one.id: (*one.needs, *one.after) for one in done.steps})
-    for name in order.static_order():
+    for name in tuple(order.static_order())[:steps_done]:
         assert name in steps, f"{name} is needed and not in the plan"
         world = _do(world, done, steps[name])
     return world
