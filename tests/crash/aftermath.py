@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from tests.e2e import ledger, scenario
-from tests.e2e.test_journal import live, show
+from tests.e2e.test_journal import show
 
 
 def stack_of(services: int) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def heal(case: scenario.Scenario, document: dict[str, Any]) -> scenario.Done:
     services = document["services"]
     assert case.states() == dict.fromkeys(services, "Running")
     assert set(case.volumes()) == expected_volumes(document)
-    assert set(case.networks()) == {f"network:{name}" for name in document["networks"]}
+    assert set(case.networks()) == set(document["networks"])
     locks = [name for name in case.profiles() if name != "default"]
     assert len(locks) == 1, locks
     assert case.profiles()[locks[0]]["config"]["user.ic.hold"] == "free"
@@ -47,7 +47,7 @@ def heal(case: scenario.Scenario, document: dict[str, Any]) -> scenario.Done:
     operations = case.get("/1.0/operations", recursion="1") or {}
     assert not operations.get("running"), operations
     told = show(case)
-    assert ledger.differences(told, live(case)) == []
+    assert ledger.differences(told, case.marked()) == []
     assert told.open == {}
     numbers = [line["n"] for line in told.lines]
     assert numbers == list(range(1, len(numbers) + 1))

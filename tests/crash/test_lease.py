@@ -13,7 +13,7 @@ import pytest
 
 from tests.crash import aftermath, proxy
 from tests.e2e import ledger, scenario
-from tests.e2e.test_journal import live, show
+from tests.e2e.test_journal import show
 from tests.lab import lab as labs
 
 
@@ -96,7 +96,7 @@ def test_a_held_lease_names_its_holder_and_unlock_frees_it(case: scenario.Scenar
     assert process.wait() == 75, out + err
     assert case.instance("web")["config"]["environment.BY"] == "second"
     assert case.plan() == {}
-    assert ledger.differences(show(case), live(case)) == []
+    assert ledger.differences(show(case), case.marked()) == []
 
 
 @pytest.mark.long
@@ -153,7 +153,7 @@ def paused(lab: labs.Lab, name: str, number: int, results: list[str]) -> None:
         results.append(f"exit status is not 75: {said}")
     if any(p.status != 404 for p in journal):
         results.append(f"a journal write was taken: {[(p.path, p.status) for p in journal]} {said}")
-    wrong = ledger.differences(show(case), live(case))
+    wrong = ledger.differences(show(case), case.marked())
     labels = {one["config"].get("user.label.by") for one in case.instances().values()}
     if wrong or labels != {"second"} or case.plan():
         results.append(f"{wrong} {labels} {case.plan()} {said}")

@@ -22,6 +22,13 @@ IC = ("python3", "/opt/ic/ic.pyz")
 # Ends at once on SIGTERM: PID 1 ignores every signal it does not handle.
 IDLE = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait $$!; done"]
 
+# An instance that a person made, in whatever project.
+GUEST: dict[str, Any] = {
+    "name": "guest",
+    "source": {"type": "none"},
+    "devices": {"root": {"type": "disk", "path": "/", "pool": "default"}},
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Done:
@@ -135,6 +142,20 @@ class Scenario:
         """Instance -> Running, Stopped."""
         return {name: one["status"] for name, one in self.instances().items()}
 
+    def become(self, expected: Mapping[str, str]) -> None:
+        """Wait until the states are these.
+
+        What has just ended by itself is called stopped for an instant, then running for half a second.
+        """
+        end = time.monotonic() + 3
+        while self.states() != expected:
+            assert time.monotonic() < end, self.states()
+            time.sleep(0.1)
+
+    def pid(self, instance: str) -> int:
+        """Process 1 of a running instance as the lab numbers it."""
+        return self.get(f"/1.0/instances/{instance}/state")["pid"]
+
     def instance(self, name: str) -> dict[str, Any]:
         return self.get(f"/1.0/instances/{name}")
 
@@ -143,6 +164,19 @@ class Scenario:
         found = self.lab.api("GET", "/1.0/networks?recursion=1")
         own = (n for n in found if n["config"].get("user.ic.stack") == self.name)
         return {network["config"]["user.ic.res"]: network for network in own}
+
+    def marked(self) -> dict[str, dict[str, Any]]:
+        """Everything of the stack in Incus by its address, as the stamps tell it."""
+        found: dict[str, dict[str, Any]] = {}
+        for noun, bodies in (
+            ("instance", self.instances()),
+            ("network", self.networks()),
+            ("volume", self.volumes()),
+        ):
+            for body in bodies.values():
+                found[f"{noun}:{body['config'].get('user.ic.res', '?')}"] = body
+        body = self.lab.api("GET", f"/1.0/projects/{self.name}")
+        return {**found, f"project:{body['config'].get('user.ic.res', '?')}": body}
 
     def volumes(self) -> dict[str, dict[str, Any]]:
         path = "/1.0/storage-pools/default/volumes/custom"
@@ -166,14 +200,15 @@ class Scenario:
 
     def kill(self, instance: str) -> None:
         """Kill process 1 of a running instance and wait until Incus knows."""
-        pid = self.get(f"/1.0/instances/{instance}/state")["pid"]
-        self.lab.run(["sh", "-c", f"kill -KILL {pid}"], check=True)
+        self.lab.run(["sh", "-c", f"kill -KILL {self.pid(instance)}"], check=True)
         self.ended(instance)
 
     def ended(self, instance: str) -> None:
-        """Wait until an instance has ended by itself."""
-        end = time.monotonic() + 10
-        while self.instance(instance)["status"] != "Stopped":
+        """Wait until an instance has ended by itself: stopped, and still so a second later."""
+        end, since = time.monotonic() + 15, time.monotonic()
+        while time.monotonic() - since < 0.9:
+            if self.instance(instance)["status"] != "Stopped":
+                since = time.monotonic()
             assert time.monotonic() < end, f"{instance} still runs"
             time.sleep(0.05)
 
@@ -206,9 +241,15 @@ def everything(lab: labs.Lab) -> dict[str, Any]:
         "volumes": "/1.0/storage-pools/default/volumes/custom?recursion=1&all-projects=true",
         "images": "/1.0/images?recursion=1",
     }
-    found = {name: lab.api("GET", path) for name, path in lists.items()}
-    for image in found["images"]:
-        image["last_used_at"] = ""  # a look at an image is no change
+    found: dict[str, Any] = {}
+    for kind, path in lists.items():
+        for body in lab.api("GET", path):
+            # The server lists in no fixed order, and a look at an image is no change.
+            entry = {**body, "used_by": sorted(body.get("used_by") or [])}
+            if kind == "images":
+                entry["last_used_at"] = ""
+            name = body.get("name") or body["fingerprint"]
+            found[f"{kind} {body.get('project', '')} {name}"] = entry
     return found
 
 

@@ -141,7 +141,7 @@ def test_destroy_refuses_while_volumes_are_left_and_takes_them_when_told(
 def test_destroy_never_takes_what_is_not_marked(case: scenario.Scenario) -> None:
     case.compose({"services": {"db": scenario.idle()}})
     case.apply()
-    case.send("POST", "/1.0/instances", {"name": "guest", "source": {"type": "none"}})
+    case.send("POST", "/1.0/instances", scenario.GUEST)
     before = scenario.everything(case.lab)
     assert "guest" in case.ic("destroy", "-y", "-v", code=3).err
     assert scenario.everything(case.lab) == before

@@ -21,14 +21,6 @@ def show(case: scenario.Scenario, *, cut_off: bool = False) -> ledger.Ledger:
     return ledger.read(project, profile)
 
 
-def live(case: scenario.Scenario) -> dict[str, dict[str, Any]]:
-    """Everything of the stack in Incus by the address on its stamp."""
-    bodies = [*case.instances().values(), *case.networks().values(), *case.volumes().values()]
-    found = {body["config"]["user.ic.res"]: body for body in bodies}
-    project = case.lab.api("GET", f"/1.0/projects/{case.name}")
-    return {**found, project["config"]["user.ic.res"]: project}
-
-
 FILE: dict[str, Any] = {
     "services": {
         "web": {
@@ -47,7 +39,7 @@ FILE: dict[str, Any] = {
 
 def test_the_lines_of_project_show_fold_to_what_incus_has(case: scenario.Scenario) -> None:
     case.apply(FILE)
-    assert ledger.differences(show(case), live(case)) == []
+    assert ledger.differences(show(case), case.marked()) == []
 
     changed = json.loads(json.dumps(FILE))
     changed["services"]["web"]["environment"] = {"A": "2"}
@@ -58,7 +50,7 @@ def test_the_lines_of_project_show_fold_to_what_incus_has(case: scenario.Scenari
     del changed["services"]["job"]
     case.apply(changed)
     told = show(case)
-    assert ledger.differences(told, live(case)) == []
+    assert ledger.differences(told, case.marked()) == []
     power = {a: r["power"] for a, r in told.resources.items() if a.startswith("instance:")}
     assert power == {
         "instance:web/1": "running",
@@ -73,7 +65,7 @@ def test_the_lines_of_project_show_fold_to_what_incus_has(case: scenario.Scenari
 
     case.ic("down")
     told = show(case)
-    assert ledger.differences(told, live(case)) == []
+    assert ledger.differences(told, case.marked()) == []
     assert not [address for address in told.resources if address.startswith("instance:")]
     # History says the same as the lines do.
     runs = case.runs()

@@ -137,20 +137,20 @@ def test_names_resolve_after_a_restart_of_either_side(reach: scenario.Scenario) 
 
 
 def test_a_network_has_the_subnet_and_gateway_of_the_file(reach: scenario.Scenario) -> None:
-    assert reach.networks()["network:back"]["config"]["ipv4.address"] == "10.66.7.1/24"
+    assert reach.networks()["back"]["config"]["ipv4.address"] == "10.66.7.1/24"
     assert address(reach, "my-db", "eth0").startswith("10.66.7.")
 
 
 def test_networks_are_attached_in_the_order_of_the_file(reach: scenario.Scenario) -> None:
     devices = reach.instance("peek")["devices"]
-    assert devices["eth0"]["network"] == reach.networks()["network:front"]["name"]
-    assert devices["eth1"]["network"] == reach.networks()["network:back"]["name"]
+    assert devices["eth0"]["network"] == reach.networks()["front"]["name"]
+    assert devices["eth1"]["network"] == reach.networks()["back"]["name"]
 
 
 def test_an_internal_network_has_no_way_out(reach: scenario.Scenario) -> None:
     route = reach.run("hidden", "ip", "route")
     assert "default" not in route
-    config = reach.networks()["network:inside"]["config"]
+    config = reach.networks()["inside"]["config"]
     assert config.get("ipv4.nat", "false") == "false"
     out = reach.lab.run(
         [
