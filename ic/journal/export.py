@@ -1,5 +1,7 @@
 """A journal as one file: a header, every retained line as it is, the digest of the folded state. Pure.
 
+Where retention has removed the beginning, the header carries the snapshot that the lines go on from.
+
 In: a Journal; out: NDJSON. No key, no secret and no volume data: private values are keyed digests in the
 lines already. docs/journal-format.md, "Export".
 """
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ic.journal import events
+from ic.journal import events, fold
 
 if TYPE_CHECKING:
     from ic.journal import pages
@@ -18,17 +20,18 @@ if TYPE_CHECKING:
 SCHEMA = "ic.journal-export/1"
 
 
-class Header(msgspec.Struct, frozen=True, kw_only=True):
+class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The first line: whose journal this is, which lines it has, and what wrote it."""
 
-    schema: str = SCHEMA
+    schema: str
     stack: str
     lineage: str
     first: int
     last: int
     chain: str
-    version: int = events.VERSION
+    version: int
     ic: str
+    snapshot: fold.Snapshot | None = None
 
 
 class Footer(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +44,11 @@ class Footer(msgspec.Struct, frozen=True, kw_only=True):
 
 def export(journal: pages.Journal, *, stack: str, version: str) -> bytes:
     """The file's bytes; `version` is that of ic."""
+    truncated = bool(journal.lines) and journal.lines[0].last > journal.lines[0].n
     header = Header(
+        schema=SCHEMA,
+        version=events.VERSION,
+        snapshot=journal.base if truncated else None,
         stack=stack,
         lineage=journal.lineage,
         first=journal.lines[0].n if journal.lines else 0,
@@ -50,6 +57,9 @@ def export(journal: pages.Journal, *, stack: str, version: str) -> bytes:
         ic=version,
     )
     footer = Footer(lines=len(journal.lines), state=journal.folding().digest())
-    parts = [msgspec.json.encode(header), *(line.raw for line in journal.lines)]
-    parts.append(msgspec.json.encode(footer))
-    return b"".join(part.rstrip(b"\n") + b"\n" for part in parts)
+    parts = [
+        events.ascii_only(msgspec.json.encode(header)),
+        *(line.raw for line in journal.lines),
+        msgspec.json.encode(footer),
+    ]
+    return b"".join(part + b"\n" for part in parts)

@@ -12,7 +12,6 @@ Pure apart from `acquire`, `identity` and `tick_of`; clocks, times and randomnes
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -539,6 +538,8 @@ def insist(
 
     Raises NotFound (fenced) and Forbidden at once, another IncusError when there is no time left.
     """
+    import random
+
     pause = 0.2
     while True:
         sent = clock.boottime()
