@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ic import errors
-from ic.cli import documents, output
+from ic.cli import documents, output, progress
 from ic.engine import converge, execute
 from ic.plan import changes
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
-    from ic.cli import progress, session
+    from ic.cli import session
 
 
 class Manner(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,6 +203,9 @@ def conclude(
     if done is None:
         return
     out.diagnostics(done.warnings)
+    for one in done.result.outcomes:
+        if one.status == "ok" and one.error is not None:
+            out.note(f"warning: {one.error.summary}", "yellow")
     states = _states(done)
     if ok:
         if not out.json and not out.quiet:
@@ -226,7 +229,7 @@ def conclude(
         )
     failed = sum(state == "failed" for state in states.values())
     raise errors.ApplyError(
-        f"cannot {verb} everything: {failed} of {len(states)} changes failed",
+        f"cannot carry everything out: {failed} of {len(states)} changes failed",
         details=details,
         hint=f"when the cause is gone, `{again}` goes on from what is done",
     )
@@ -237,7 +240,7 @@ def _counted(plan: changes.Plan, states: Mapping[str, str], state: str) -> str:
     for change in plan.changes:
         if states.get(change.address) == state:
             counts[change.action] = counts.get(change.action, 0) + 1
-    return ", ".join(f"{count} {action}" for action, count in counts.items()) or "nothing"
+    return ", ".join(f"{n} {progress.DONE[action]}" for action, n in counts.items()) or "nothing"
 
 
 def _told(done: converge.Done, states: Mapping[str, str]) -> list[str]:

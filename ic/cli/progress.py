@@ -37,7 +37,7 @@ _DOING = {
     "forget": "forgetting",
     "adopt": "adopting",
 }
-_DONE = {
+DONE: dict[str, str] = {
     "create": "created",
     "update": "updated",
     "restart": "restarted",
@@ -53,7 +53,6 @@ _LANES = {
     "start": "starting",
     "stop": "stopping",
     "delete": "deleting",
-    "volume": "filling",
     "wait": "waiting for its end",
 }
 
@@ -87,6 +86,7 @@ class _Board:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.lines: dict[str, _Line] = {}
+        self.by_step: dict[str, _Line] = {}
 
     def begin(self, plan: changes.Plan) -> None:
         self.lines = {
@@ -94,9 +94,13 @@ class _Board:
             for change in plan.changes
             if change.steps
         }
+        # A step may be about another resource than the change it belongs to: waiting for a job's end.
+        self.by_step = {
+            step.id: self.lines[change.address] for change in plan.changes for step in change.steps
+        }
 
     def started(self, step: kind.Step) -> None:
-        line = self.lines[step.address]
+        line = self.by_step[step.id]
         if line.state == "waiting":
             line.began = self.clock()
             line.state = "running"
@@ -104,7 +108,7 @@ class _Board:
 
     def finished(self, outcome: execute.Outcome) -> bool:
         """Whether the resource has come to its end with this step."""
-        line = self.lines[outcome.step.address]
+        line = self.by_step[outcome.step.id]
         line.left -= 1
         if outcome.status in ("failed", "unknown"):
             line.state = "failed"
@@ -123,6 +127,8 @@ class _Board:
 
 
 def _doing(change: changes.Change, step: kind.Step) -> str:
+    if step.lane == "volume":
+        return "filling" if change.action == "create" else _DOING[change.action]
     if step.lane in ("create", "network"):
         return _DOING[change.action] if change.action != "restart" else "updating"
     return _LANES.get(step.lane, _DOING[change.action])
@@ -132,11 +138,11 @@ def _sentence(board: _Board, line: _Line) -> str:
     """`instance:web/1  created  0.4s`."""
     address, seconds = line.change.address, f"{board.seconds(line):.1f}s"
     if line.state == "done":
-        return f"{address}  {_DONE[line.change.action]}  {seconds}"
+        return f"{address}  {DONE[line.change.action]}  {seconds}"
     if line.state == "failed":
         return f"{address}  failed  {seconds}  {line.error}"
     if line.state == "left":
-        return f"{address}  not {_DONE[line.change.action]}"
+        return f"{address}  not {DONE[line.change.action]}"
     return f"{address}  {line.doing}"
 
 
@@ -173,7 +179,7 @@ class Plain:
         self.board.begin(plan)
 
     def started(self, step: kind.Step) -> None:
-        line = self.board.lines[step.address]
+        line = self.board.by_step[step.id]
         before = line.doing
         self.board.started(step)
         if line.doing != before:
@@ -181,7 +187,7 @@ class Plain:
 
     def finished(self, outcome: execute.Outcome) -> None:
         if self.board.finished(outcome):
-            self.out.note(_sentence(self.board, self.board.lines[outcome.step.address]))
+            self.out.note(_sentence(self.board, self.board.by_step[outcome.step.id]))
 
     def tick(self) -> None:
         """Lines are written when something happens."""
@@ -202,7 +208,7 @@ class Json:
         self.actions: dict[str, str] = {}
 
     def begin(self, plan: changes.Plan) -> None:
-        self.actions = {change.address: change.action for change in plan.changes}
+        self.actions = {step.id: change.action for change in plan.changes for step in change.steps}
 
     def _write(self, body: Mapping[str, object]) -> None:
         line = msgspec.json.encode({"time": output.timestamp(int(self.wall() * 1000)), **body})
@@ -222,7 +228,7 @@ class Json:
     def _body(self, step: kind.Step, status: str) -> dict[str, object]:
         return {
             "address": step.address,
-            "action": self.actions[step.address],
+            "action": self.actions[step.id],
             "step": step.id,
             "status": status,
         }
@@ -323,9 +329,9 @@ class Tty:
         room = width - 1 - 3 - len(seconds) - 1
         address = output.clean(line.change.address)
         words = {
-            "done": _DONE[line.change.action],
+            "done": DONE[line.change.action],
             "failed": f"failed: {output.clean(line.error)}",
-            "left": f"not {_DONE[line.change.action]}",
+            "left": f"not {DONE[line.change.action]}",
         }.get(line.state, line.doing)
         column = min(max((len(x.change.address) for x in self.board.lines.values()), default=0), 40)
         text = f"{address:<{column}}  {words}".replace("\n", " ")[: max(room, 0)]

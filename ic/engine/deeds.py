@@ -478,8 +478,11 @@ def _instance_name(path: str) -> str:
 
 
 def _last_output(tools: Tools, path: str, query: Mapping[str, str]) -> tuple[str, ...]:
-    """The last lines that an instance wrote."""
-    text = tools.client.console_log(path, query).decode(errors="replace")
+    """The last lines that an instance wrote; none where its console cannot be read just now."""
+    try:
+        text = tools.client.console_log(path, query).decode(errors="replace")
+    except errors.IncusError:
+        return ()
     return tuple(line.rstrip() for line in text.splitlines()[-SHOWN_OUTPUT_LINES:])
 
 

@@ -46,7 +46,10 @@ Results = dict[tuple[str, str], str]
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How one step ended. `unknown` is a call whose effect could not be found out, or was not waited for."""
+    """How one step ended. `unknown` is a call whose effect could not be found out, or was not waited for.
+
+    An `ok` with an error is a wait that failed and that nobody needs.
+    """
 
     step: kind.Step
     status: Status
@@ -332,7 +335,7 @@ class _Walk:
             self.stopped_by = end.error
             return
         status: Status = "ok"
-        if end.error is not None:
+        if end.error is not None and not self._harmless(step):
             status = "unknown" if isinstance(end.error, errors.TimedOut) else "failed"
         intent = self.intents.get(step.id)
         if intent is not None:
@@ -340,6 +343,10 @@ class _Walk:
         for key, value in end.brought.items():
             self.results[step.address, key] = value
         self._settle(Outcome(step=step, status=status, ms=end.ms, error=end.error))
+
+    def _harmless(self, step: kind.Step) -> bool:
+        """Whether a wait that failed keeps nobody from going on (`required: false`): told, no failure."""
+        return step.lane == "wait" and not any(step.id in one.needs for one in self.steps.values())
 
     def _journal(self, intent: Intent, status: Status, end: _Ended) -> None:
         if status == "unknown":

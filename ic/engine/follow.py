@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0
 SETTLE_SECONDS = 0.2
+END_SECONDS = 1.5
+BUFFER_TRIES = 10
+_NOT_THERE = b"Error: Failed running forkconsole"  # what the server writes into a stream of nothing
 _NEWLINE = re.compile(rb"\r*\n")
 
 
@@ -41,28 +44,35 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     ended: int | None = None
 
 
-def follow(
-    client: incus.Client,
-    project: str,
-    instances: Iterable[str],
-    tell: Callable[[Said], None],
-) -> None:
-    """Tell of every line of these instances; returns when all have ended.
+class Following:
+    """The output of some instances, told on the caller's thread."""
 
-    KeyboardInterrupt passes through: the threads are left behind and hold nothing.
-    """
-    inbox: queue.SimpleQueue[Said | errors.IcError] = queue.SimpleQueue()
-    open_ones = set(instances)
-    for name in sorted(open_ones):
-        console = _Console(client, {"project": project}, name, inbox)
-        threading.Thread(target=console.run, daemon=True).start()
-    while open_ones:
-        said = inbox.get()
-        if isinstance(said, errors.IcError):
-            raise said
-        tell(said)
-        if said.ended is not None:
-            open_ones.discard(said.instance)
+    def __init__(self, client: incus.Client, project: str, instances: Iterable[str]) -> None:
+        self._inbox: queue.SimpleQueue[Said | errors.IcError] = queue.SimpleQueue()
+        self._open = set(instances)
+        for name in sorted(self._open):
+            console = _Console(client, {"project": project}, name, self._inbox)
+            threading.Thread(target=console.run, daemon=True).start()
+
+    def tell(self, to: Callable[[Said], None], *, seconds: float | None = None) -> None:
+        """Tell of every line and every end until all have ended, or for that many seconds.
+
+        KeyboardInterrupt passes through, and telling may go on afterwards. Raises IncusError.
+        """
+        end = None if seconds is None else time.monotonic() + seconds
+        while self._open:
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            try:
+                said = self._inbox.get(timeout=left)
+            except queue.Empty:
+                return
+            if isinstance(said, errors.IcError):
+                raise said
+            to(said)
+            if said.ended is not None:
+                self._open.discard(said.instance)
 
 
 class _Console:
@@ -81,6 +91,7 @@ class _Console:
         self.path = f"/1.0/instances/{name}"
         self.inbox = inbox
         self.rest = b""
+        self.read = b""  # what the buffer held last
 
     def run(self) -> None:
         try:
@@ -101,9 +112,15 @@ class _Console:
         attached = False
         while self._running():
             attached = self._attached()
-            time.sleep(SETTLE_SECONDS if attached else POLL_SECONDS)
+            self._await_end(END_SECONDS if attached else POLL_SECONDS)
         if not attached:
-            self._say(self.client.console_log(self.path, self.query))
+            self._say(self._buffer())
+
+    def _await_end(self, seconds: float) -> None:
+        """Give an instance that has ended the time to be shown as stopped: until then its state wavers."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self._running():
+            time.sleep(SETTLE_SECONDS)
 
     def _attached(self) -> bool:
         """Follow the live stream to its end. False where there is none: what is in the buffer is told."""
@@ -111,23 +128,47 @@ class _Console:
             with self.client.console(self.path, self.query) as stream:
                 self._say(self._before(stream))
                 while data := stream.next(None):
-                    self._say(data)
+                    if not data.startswith(_NOT_THERE):
+                        self._say(data)
         except errors.Unreachable:
             return False  # the daemon restarts: look again
         except errors.IncusError:  # somebody else is attached, or it has just ended
-            if self._running():
-                self._say(self.client.console_log(self.path, self.query))
+            self._say(self._buffer())
             return False
         return True
 
     def _before(self, stream: websocket.Console) -> bytes:
         """What was written before the stream was opened, then what came through it meanwhile."""
-        log = _unix(self.client.console_log(self.path, self.query))
+        log = _unix(self._buffer())
         live = b""
         end = time.monotonic() + SETTLE_SECONDS
         while (left := end - time.monotonic()) > 0:
-            live += stream.next(left) or b""
-        return joined(log, _unix(live))
+            data = stream.next(left)
+            if data == b"":
+                break
+            live += data or b""
+        return joined(log, b"" if live.startswith(_NOT_THERE) else _unix(live))
+
+    def _buffer(self) -> bytes:
+        """What was written since the buffer was read last.
+
+        Reading it while the instance runs empties it; once it has stopped the same is read every time.
+        While it ends the buffer cannot be read for a moment.
+        """
+        for _ in range(BUFFER_TRIES):
+            found = self._buffer_now()
+            if found is not None:
+                again = found == self.read
+                self.read = found
+                return b"" if again else found
+            time.sleep(SETTLE_SECONDS)
+        return b""
+
+    def _buffer_now(self) -> bytes | None:
+        try:
+            return self.client.console_log(self.path, self.query)
+        except errors.OperationFailed:
+            return None
 
     def _say(self, data: bytes, *, last: bool = False) -> None:
         """Pass on whole lines; the rest waits for its newline."""

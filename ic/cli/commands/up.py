@@ -17,6 +17,7 @@ DESCRIPTION = (
     " run on in the background. Services that are gone from the files are left, with a warning."
 )
 
+LAST_WORDS_SECONDS = 2.0
 _COLOURS = ("cyan", "yellow", "green", "blue", "red")
 
 
@@ -96,15 +97,19 @@ def _follow(session: sessions.Session, stack: model.Stack, services: tuple[str, 
         label = session.out.tint(f"{said.instance:<{width}} | ", colours[said.instance])
         session.out.line(label, said.text)
 
+    following = follow.Following(
+        session.client(), names.project(stack.name), [row.name for row in rows]
+    )
     try:
-        follow.follow(session.client(), names.project(stack.name), [row.name for row in rows], show)
+        following.tell(show)
     except KeyboardInterrupt:
         session.out.note("stopping; Ctrl-C again leaves at once")
         _stop(session, stack.name, services)
-        raise errors.Interrupted(
-            "the services were stopped",
-            hint=f"`{session.typed('up')}` starts them again, `{session.typed('down')}` removes them",
-        ) from None
+        following.tell(show, seconds=LAST_WORDS_SECONDS)
+        session.out.note(
+            f"stopped: `{session.typed('up')}` starts them again, `{session.typed('down')}` removes them"
+        )
+        return errors.Interrupted.exit_status
     return 0
 
 
