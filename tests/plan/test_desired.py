@@ -1,0 +1,137 @@
+"""Desired state: what is merged, what is selected, what is planned, and every problem at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from ic import errors
+from ic.fields import section
+from ic.plan import desired
+from tests.plan import world
+
+
+def built(text: str, here: world.World | None = None, **given: object) -> desired.Desired:
+    stack = world.load(text, "/srv/shop")
+    here = world.with_images(here or world.World(), stack)
+    return desired.build(stack, here.recorded, here.observed, world.options(**given))
+
+
+def test_two_sections_that_write_one_key_are_refused() -> None:
+    one = section.Contribution(fields={("config", "oci.cwd"): "/"})
+    with pytest.raises(errors.PlanError, match=r"two of them write config\.oci\.cwd"):
+        desired.merged((one, one))
+    line = section.Contribution(lxc=(("lxc.signal.halt", "SIGTERM"),))
+    with pytest.raises(errors.PlanError, match=r"write lxc\.signal\.halt of raw\.lxc"):
+        desired.merged((line, line))
+
+
+def test_lines_of_several_sections_share_raw_lxc_in_a_fixed_order() -> None:
+    one = section.Contribution(lxc=(("lxc.uts.name", "x"), ("lxc.environment", "B=")))
+    other = section.Contribution(lxc=(("lxc.environment", "A="),))
+    found = desired.merged((one, other))["config", "raw.lxc"]
+    assert found == "lxc.environment=A=\nlxc.environment=B=\nlxc.uts.name=x"
+
+
+def test_all_problems_are_told_at_once_with_their_places() -> None:
+    with pytest.raises(errors.PlanError) as caught:
+        built(
+            """
+name: shop
+services:
+  my_db: {image: nginx}
+  my-db: {image: nginx}
+  web: {image: nginx, volumes: ["old:/old"]}
+volumes: {old: {external: true}}
+"""
+        )
+    found = caught.value.diagnostics
+    assert caught.value.summary == "cannot plan stack 'shop': 2 problems"
+    assert [str(one.position) for one in found] == ["<stdin>:4:3", "<stdin>:7:11"]
+    assert all(one.severity == "error" for one in found)
+
+
+def test_a_dependency_is_selected_with_what_needs_it() -> None:
+    found = built(
+        """
+name: shop
+services:
+  a: {image: nginx, depends_on: [b]}
+  b: {image: nginx, depends_on: [c]}
+  c: {image: nginx}
+  d: {image: nginx}
+""",
+        services=("a",),
+    )
+    assert {details.service for details in found.details.values()} == {"a", "b", "c"}
+    assert found.kept == {"d"}
+
+
+def test_an_inactive_service_keeps_its_networks_and_volumes_known() -> None:
+    found = built(
+        """
+name: shop
+services:
+  web: {image: nginx}
+  debug: {image: busybox, profiles: [debug], networks: [dbg], volumes: ["dump:/dump"]}
+networks: {dbg: {}}
+volumes: {dump: {}}
+"""
+    )
+    assert {"network:dbg", "volume:dump", "image:busybox"} <= found.known
+    assert "network:dbg" not in found.resources
+    assert found.kept == {"debug"}
+
+
+def test_the_pool_of_a_volume_stays_when_the_default_moves() -> None:
+    text = (
+        'name: shop\nservices: {db: {image: busybox, volumes: ["data:/data"]}}\nvolumes: {data: {}}'
+    )
+    stack = world.load(text, "/srv/shop")
+    here = world.with_images(world.World(), stack)
+    here = world.apply(here, world.plan(stack, here, world.options()))
+    moved = world.World(
+        recorded=here.recorded,
+        live=here.live,
+        facts=world.World(facts=here.facts).facts.__class__(
+            server="lab", default_pool="fast", project_exists=True, project_marked=True
+        ),
+    )
+    found = built(text, moved)
+    assert found.resources["volume:data"].pool == world.POOL
+    assert found.resources["instance:db/1"].fields["devices", "root", "pool"] == world.POOL
+
+
+def test_a_name_that_no_server_can_answer_for_is_refused() -> None:
+    with pytest.raises(errors.PlanError, match="not a host name"):
+        built(
+            """
+name: shop
+services:
+  web: {image: nginx, networks: {default: {aliases: ["a b"]}}}
+"""
+        )
+
+
+def test_down_needs_no_file() -> None:
+    found = desired.nothing("my_shop")
+    assert (found.stack, found.project, found.resources) == ("my_shop", "my-shop", {})
+
+
+def test_proxies_are_read_from_fields() -> None:
+    fields = {
+        ("devices", "a", "listen"): "tcp:0.0.0.0:80",
+        ("devices", "b", "listen"): "udp:[::1]:53",
+        ("devices", "c", "listen"): "unix:/run/x",
+        ("config", "listen"): "tcp:0.0.0.0:81",
+    }
+    assert desired.proxies(fields) == [("tcp", "0.0.0.0", 80), ("udp", "::1", 53)]
+
+
+def test_what_is_said_once_is_not_said_again() -> None:
+    text = "name: shop\nservices: {db: {image: postgres, scale: 2}}"
+    stack = world.load(text, "/srv/shop")
+    here = world.with_images(world.World(), stack)
+    first = built(text, here)
+    assert [one.code for one in first.diagnostics] == ["W_HEALTHCHECK"]
+    here = world.apply(here, world.plan(stack, here, world.options()))
+    assert built(text, here).diagnostics == ()
