@@ -119,6 +119,7 @@ def begin(
     except errors.IcError:
         run.leave()
         raise
+    run.write_along()
     return run
 
 
@@ -169,7 +170,7 @@ class Run:
     # --- entering and leaving ---
 
     def enter(self) -> None:
-        """Read the journal afresh, under the lease, and begin to write. Raises what `begin` raises."""
+        """Read the journal afresh, under the lease. Raises what `begin` raises."""
         project = self._lease.project
         config = self._project()[0]
         self.journal = pages.read(project, config, self._lease.profiles)
@@ -191,7 +192,6 @@ class Run:
             fold_in=self._fold_in,
             on_lost=self._lost,
         )
-        self._writer.begin()
         stolen = self._lease.stolen
         if stolen is not None:
             self._append(
@@ -205,6 +205,10 @@ class Run:
                     actor=self._start.actor,
                 )
             )
+
+    def write_along(self) -> None:
+        """Let a thread write what is queued from now on; without it the caller flushes (tests do)."""
+        self._open.begin()
 
     def leave(self) -> None:
         """Give the lease back without writing anything else: nothing was begun."""

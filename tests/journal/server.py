@@ -35,7 +35,9 @@ class Call(msgspec.Struct, frozen=True):
     status: int
 
 
-Fault = Callable[[str, str, str], None]  # moment ("before" or "after"), method, path
+#: Moment, method, path. The moment is "before", "after", or "between": a project is written in two
+#: transactions, and somebody else may write it between the check of If-Match and the write.
+Fault = Callable[[str, str, str], None]
 
 
 def quiet(moment: str, method: str, path: str) -> None:
@@ -139,6 +141,8 @@ class Server:
         assert body is not None
         if etag and etag != tag(project):
             raise errors.PreconditionFailed("cannot change project: it was changed meanwhile")
+        self.fault("between", method, f"/1.0/projects/{name}")
+        project = self.projects[name]
         project["config"] = _set({}, body["config"])
         project["description"] = body["description"]
         return self._reply({})
