@@ -17,7 +17,7 @@ from ic import names
 from ic.resources import network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 RANGE = ipaddress.IPv4Network("10.128.0.0/9")
 BLOCK = 22
@@ -93,8 +93,8 @@ def planned(subnet: network.Subnet) -> Iterator[str]:
 
 def addresses(
     subnet: network.Subnet,
-    wanted: dict[str, str | None],
-    earlier: Iterable[dict[str, str]],
+    wanted: Mapping[str, str | None],
+    earlier: Iterable[Mapping[str, str]],
     occupied: frozenset[str],
 ) -> dict[str, str] | None:
     """An address for each wanted member, None when there are not enough.

@@ -52,7 +52,7 @@ def files(draw: st.DrawFn) -> dict[str, Any]:
     chosen = draw(st.lists(st.sampled_from(SERVICES), unique=True, min_size=1))
     found: dict[str, Any] = {}
     for name in chosen:
-        body = draw(services)
+        body: dict[str, Any] = dict(draw(services))
         if "tmpfs_at" in body:
             target = body.pop("tmpfs_at")
             body["volumes"] = [*body.get("volumes", []), {"type": "tmpfs", "target": target}]
