@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import time
 
 from tests.e2e import scenario
 from tests.lab import lab as labs
 
 EXAMPLES = labs.REPO / "examples"
+RUN_HERE = ("data", "jobs", "web")
 
 
 def copied(case: scenario.Scenario, name: str) -> None:
@@ -22,11 +24,36 @@ def fetched(case: scenario.Scenario, url: str) -> str:
 
 
 def test_every_example_is_read_without_a_warning_and_run_here(case: scenario.Scenario) -> None:
-    found = sorted(path.parent.name for path in EXAMPLES.glob("*/compose.yaml"))
-    assert found == ["data", "jobs", "web"]
+    listed = subprocess.run(
+        ["git", "-C", str(EXAMPLES), "ls-files", "*/compose.yaml"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = sorted(path.split("/")[0] for path in listed.stdout.split())
+    assert found == ["data", "hello", "jobs", "web"]
     for name in found:
         copied(case, name)
         assert case.ic("config").err == ""
+
+
+def test_hello(case: scenario.Scenario) -> None:
+    """The example of the README."""
+    copied(case, "hello")
+    case.ic("apply", "-y")
+    assert case.plan() == {}
+    end = time.monotonic() + 10
+    while fetched(case, "http://127.0.0.1:8080/") != "<h1>Hello</h1>\n":
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    text = (case.directory / "compose.yaml").read_text()
+    (case.directory / "compose.yaml").write_text(text.replace("Hello", "Good morning"))
+    assert set(case.plan()) == {"instance:writer/1"}
+    case.ic("apply", "-y")
+    end = time.monotonic() + 10
+    while fetched(case, "http://127.0.0.1:8080/") != "<h1>Good morning</h1>\n":
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_web(case: scenario.Scenario) -> None:
