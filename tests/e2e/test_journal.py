@@ -76,6 +76,12 @@ def test_the_lines_of_project_show_fold_to_what_incus_has(case: scenario.Scenari
     assert {"inst.create", "inst.delete", "inst.update"} <= kinds
 
 
+def test_an_images_healthcheck_is_reported_once_as_not_run(case: scenario.Scenario) -> None:
+    case.compose({"services": {"db": {"image": "lab/worker:1", "scale": 3}}})
+    told = [d for d in case.ic("plan", "--json").json()["diagnostics"] if "HEALTH" in d["code"]]
+    assert len(told) == 1, told
+
+
 def test_every_write_was_announced_in_the_journal_before_it_was_sent(
     case: scenario.Scenario,
 ) -> None:

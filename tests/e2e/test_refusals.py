@@ -147,7 +147,7 @@ def test_no_server_and_a_socket_that_is_not_permitted(case: scenario.Scenario) -
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *scenario.IC, "plan"]
     ran = case.lab.run(nobody, cwd=case.inside, env={"HOME": "/nonexistent"})
     assert ran.returncode == 1, ran
-    assert "permission" in ran.stderr.lower() or "permitted" in ran.stderr.lower()
+    assert "may not use the socket" in ran.stderr
     assert "Traceback" not in ran.stderr
 
 
@@ -249,7 +249,8 @@ def test_an_interrupt_at_any_point_leaves_a_stack_that_one_apply_completes(
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.wait() in (130, 0), err
+    # Before ic has begun it is Python that dies of the signal, which a shell calls 130 as well.
+    assert process.wait() in (130, 0, -signal.SIGINT), err
     assert "Traceback" not in err
     if case.exists() and process.wait() == 130 and (runs := case.runs()):
         assert runs[0]["status"] in ("interrupted", "ok")
