@@ -492,7 +492,8 @@ class Client:
     ) -> Finished:
         """Run a command in a running instance and collect what it writes (`limit` bytes per stream).
 
-        After `timeout` seconds it is killed (SIGKILL, its direct process only) and TimedOut raised.
+        After `timeout` seconds it is killed (SIGKILL, its direct process only) and TimedOut raised. Raises
+        OperationFailed when it cannot be executed.
         """
         from ic.incus import websocket
 
@@ -511,10 +512,12 @@ class Client:
         found = cast("dict[str, dict[str, Any]]", reply.metadata or {})
         secrets = cast("dict[str, str]", found.get("metadata", {}).get("fds") or {})
         operation = reply.operation.partition("?")[0]
-        stdout, stderr = websocket.collect(
+        stdout, stderr, whole = websocket.collect(
             self.transport, operation, secrets, timeout=timeout, limit=limit, doing=doing
         )
         done = cast("dict[str, Any]", self.wait(operation, timeout=timeout, doing=doing))
+        if not whole:
+            raise errors.TimedOut(f"cannot {doing}: the connection broke", code="E_BROKEN")
         return Finished(status=int(done.get("return", -1)), stdout=stdout, stderr=stderr)
 
 

@@ -328,6 +328,8 @@ def _tls(server: remotes.Server, timeout: float | None) -> socket.socket:
 @functools.cache
 def _pool_class() -> Callable[[remotes.Server], urllib3.HTTPConnectionPool]:
     """requests-unixsocket's connection pool, one per server, with our timeouts and our way to connect."""
+    import queue
+
     from requests_unixsocket import adapters
 
     class Connection(adapters.UnixHTTPConnection):  # pyright: ignore[reportUntypedBaseClass]
@@ -349,7 +351,8 @@ def _pool_class() -> Callable[[remotes.Server], urllib3.HTTPConnectionPool]:
         def __init__(self, server: remotes.Server) -> None:
             super().__init__("", int(READ_TIMEOUT))
             self.server = server
-            kept: Any = self.QueueCls(2)  # pyright: ignore[reportUnknownMemberType]
+            # The adapter's pool cannot be told how many connections to keep.
+            kept: queue.LifoQueue[object] = queue.LifoQueue(2)
             kept.put(None)
             kept.put(None)
             self.pool = kept

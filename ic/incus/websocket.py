@@ -155,17 +155,19 @@ def collect(
     limit: int,
     doing: str,
     clock: Callable[[], float] = time.monotonic,
-) -> tuple[bytes, bytes]:
-    """What a command writes on 1 and 2 until both end; nothing is sent to its 0.
+) -> tuple[bytes, bytes, bool]:
+    """What a command writes on 1 and 2, and whether that is all of it; nothing is sent to its 0.
 
-    After `timeout` seconds the control socket is closed, which kills the command, and TimedOut raised.
-    Output beyond `limit` bytes per stream is dropped.
+    It is not all when a websocket broke, or could not be opened because the command is over already (it
+    could not be executed): the operation tells. After `timeout` seconds the control socket is closed, which
+    kills the command, and TimedOut raised. Output beyond `limit` bytes per stream is dropped.
     """
     import websocket
 
     deadline = clock() + timeout
     sockets: dict[str, websocket.WebSocket] = {}
     written = {"1": bytearray(), "2": bytearray()}
+    whole = False
     try:
         for name in ("control", "0", "1", "2"):
             if name in secrets:
@@ -180,18 +182,19 @@ def collect(
             for number in _ready(open_ones, sockets, min(left, _TICK)):
                 name = open_ones[number]
                 data = _frame(sockets[name])
-                if data:
+                if data is not None:
                     kept = written[name]
                     kept += data[: limit - len(kept)]
                 else:
                     del open_ones[number]
-    except (websocket.WebSocketException, OSError) as cause:
-        raise errors.TimedOut(f"cannot {doing}: the connection broke", code="E_BROKEN") from cause
+        whole = True
+    except (websocket.WebSocketException, OSError, errors.Unreachable, errors.NotFound):
+        pass
     finally:
         for socket in sockets.values():
             with contextlib.suppress(OSError):
                 socket.shutdown()
-    return bytes(written["1"]), bytes(written["2"])
+    return bytes(written["1"]), bytes(written["2"]), whole
 
 
 def _ready(
@@ -206,12 +209,25 @@ def _ready(
     return held or select.select(list(open_ones), [], [], timeout)[0]
 
 
-def _frame(socket: websocket.WebSocket) -> bytes:
-    """One message of data, empty at the end (an empty text frame, or a closed socket)."""
+def _frame(socket: websocket.WebSocket) -> bytes | None:
+    """What one frame brings of a stream; None at its end (an empty message, a close, a closed connection).
+
+    Answers pings itself: at the end of a command the server is often gone before the answer, which is
+    no loss, while the library would take it for one.
+    """
     import websocket
 
     try:
-        data = socket.recv()
+        frame = socket.recv_frame()
     except websocket.WebSocketConnectionClosedException:
+        return None
+    if frame.opcode == websocket.ABNF.OPCODE_CLOSE:
+        return None
+    if frame.opcode == websocket.ABNF.OPCODE_PING:
+        with contextlib.suppress(OSError, websocket.WebSocketException):
+            socket.pong(frame.data)
         return b""
-    return data.encode() if isinstance(data, str) else data
+    if frame.opcode == websocket.ABNF.OPCODE_PONG:
+        return b""
+    data = frame.data.encode() if isinstance(frame.data, str) else bytes(frame.data)
+    return data or None

@@ -1,0 +1,38 @@
+"""Exit codes from lxc.log: every form that was seen on a real server."""
+
+from __future__ import annotations
+
+import pytest
+
+from ic.incus import lxclog
+
+START = b'lxc p_web 20261123061053.288 INFO     start - ../src/lxc/start.c:lxc_init:882 - Container "p_web" is initialized\n'
+LINE = (
+    b"lxc p_web 20261123061053.288 INFO     error - ../src/lxc/error.c:lxc_error_set_and_log:31 - "
+)
+EXEC = b"lxc p_web 20261123061053.816 ERROR    start - ../src/lxc/start.c:start:2209 - "
+
+
+@pytest.mark.parametrize(
+    ("log", "code"),
+    [
+        (START, 0),
+        (START + LINE + b"Child <145> ended on error (37)\n", 37),
+        (START + LINE + b"Child <145> ended on error (255)\n", 255),
+        (START + LINE + b"Child <145> ended on signal Killed(9)\n", 137),
+        (START + LINE + b"Child <145> ended on signal (15)\n", 143),
+        (START + EXEC + b'No such file or directory - Failed to exec "/nonexistent"\n', 127),
+        (START + EXEC + b'Permission denied - Failed to exec "/etc"\n', 126),
+        (b"", None),
+        (b"lxc p_web 20261123061053.288 ERROR    utils - something\n", None),
+    ],
+)
+def test_an_exit_code_is_read_from_each_form_of_the_line(log: bytes, code: int | None) -> None:
+    assert lxclog.exit_code(log) == code
+
+
+def test_the_last_end_counts_when_a_hook_ended_badly_before() -> None:
+    log = (
+        START + LINE + b"Child <2> ended on error (1)\n" + LINE + b"Child <3> ended on error (5)\n"
+    )
+    assert lxclog.exit_code(log) == 5

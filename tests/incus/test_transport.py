@@ -1,0 +1,339 @@
+"""Bytes and errors: one connection per thread, bounds, texts cleaned, and what each failure is called."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from ic import errors
+from ic.incus import remotes, transport
+from tests.incus import fake
+
+
+def to(path: Path) -> transport.Transport:
+    return transport.connect(remotes.Server(name="fake", socket=str(path)))
+
+
+def test_one_connection_serves_many_paths_of_one_thread(tmp_path: Path) -> None:
+    with fake.on_socket(str(tmp_path / "s"), lambda one: fake.Reply(one.path.encode())) as server:
+        way = to(tmp_path / "s")
+        assert [way.request("GET", f"/{n}").body for n in range(40)] == [
+            b"/%d" % n for n in range(40)
+        ]
+        way.close()
+    assert server.connections == 1
+
+
+def test_each_thread_has_a_connection_of_its_own(tmp_path: Path) -> None:
+    with fake.on_socket(str(tmp_path / "s"), lambda _: fake.Reply(b"x")) as server:
+        way = to(tmp_path / "s")
+        threads = [
+            threading.Thread(target=lambda: [way.request("GET", "/") for _ in range(5)])
+            for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        way.close()
+    assert (server.connections, len(server.requests)) == (3, 15)
+
+
+def test_a_query_is_quoted_and_headers_are_lower_case(tmp_path: Path) -> None:
+    with fake.on_socket(
+        str(tmp_path / "s"), lambda _: fake.Reply(b"", 200, {"X-Odd": "1"})
+    ) as server:
+        way = to(tmp_path / "s")
+        answer = way.request("GET", "/a", query={"filter": "name eq x&y", "p": "ü"})
+        way.close()
+    assert answer.headers["x-odd"] == "1"
+    assert server.requests[0].target == "/a?filter=name%20eq%20x%26y&p=%C3%BC"
+
+
+def test_a_redirect_is_an_answer_and_is_not_followed(tmp_path: Path) -> None:
+    moved = fake.Reply(b"", 302, {"Location": "/elsewhere"})
+    with fake.on_socket(str(tmp_path / "s"), lambda _: moved) as server:
+        way = to(tmp_path / "s")
+        assert way.request("GET", "/here").status == 302
+        way.close()
+    assert server.targets == ["GET /here"]
+
+
+def test_proxies_and_netrc_of_the_environment_are_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".netrc").write_text("default login a password b\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("all_proxy", "http://127.0.0.1:9")
+    with fake.on_socket(str(tmp_path / "s"), lambda _: fake.Reply(b"x")) as server:
+        way = to(tmp_path / "s")
+        assert way.request("GET", "/").body == b"x"
+        way.close()
+    assert "authorization" not in server.requests[0].headers
+
+
+def test_an_answer_over_the_limit_is_refused(tmp_path: Path) -> None:
+    with fake.on_socket(str(tmp_path / "s"), lambda _: fake.Reply(b"x" * 2000)):
+        way = to(tmp_path / "s")
+        with pytest.raises(errors.OperationFailed, match="over 1000 bytes"):
+            way.request("GET", "/1.0", limit=1000)
+        assert way.request("GET", "/1.0", limit=2000).body == b"x" * 2000
+        way.close()
+
+
+def test_headers_without_end_are_refused(tmp_path: Path) -> None:
+    endless = b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 500 + b"Content-Length: 0\r\n\r\n"
+    with fake.on_socket(str(tmp_path / "s"), lambda _: fake.Reply(raw=endless)):
+        way = to(tmp_path / "s")
+        with pytest.raises(errors.TimedOut):
+            way.request("GET", "/1.0")
+        way.close()
+
+
+def test_silence_is_timed_out(tmp_path: Path) -> None:
+    release = threading.Event()
+
+    def wait(_: fake.Request) -> fake.Reply:
+        release.wait(10)
+        return fake.Reply(b"late")
+
+    with fake.on_socket(str(tmp_path / "s"), wait):
+        way = to(tmp_path / "s")
+        with pytest.raises(
+            errors.TimedOut, match="cannot change the state of instance web: .* in time"
+        ):
+            way.request("PUT", "/1.0/instances/web/state", timeout=0.1)
+        release.set()
+        way.close()
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort", b"no http at all\r\n\r\n"]
+)
+def test_an_answer_that_was_lost_is_told_from_a_server_that_is_not_there(
+    tmp_path: Path, raw: bytes
+) -> None:
+    with fake.on_socket(str(tmp_path / "s"), lambda _: fake.Reply(raw=raw)):
+        way = to(tmp_path / "s")
+        with pytest.raises(errors.TimedOut) as caught:
+            way.request("POST", "/1.0/instances")
+        assert caught.value.code == "E_BROKEN"
+        way.close()
+
+
+def test_a_connection_that_the_server_closed_while_idle_is_replaced(tmp_path: Path) -> None:
+    polite = fake.Reply(b"x", 200, {"Connection": "close"})
+    with fake.on_socket(str(tmp_path / "s"), lambda _: polite) as server:
+        way = to(tmp_path / "s")
+        assert [way.request("GET", "/").status for _ in range(3)] == [200] * 3
+        way.close()
+    assert server.connections == 3
+
+
+def test_a_body_can_be_streamed_both_ways(tmp_path: Path) -> None:
+    def echo(one: fake.Request) -> fake.Reply:
+        return fake.Reply(one.body)
+
+    with fake.on_socket(str(tmp_path / "s"), echo) as server:
+        way = to(tmp_path / "s")
+        with way.stream("POST", "/files", body=iter([b"a" * 10, b"b" * 5])) as stream:
+            assert b"".join(stream.chunks) == b"a" * 10 + b"b" * 5
+        way.close()
+    assert server.requests[0].headers["transfer-encoding"] == "chunked"
+
+
+def test_a_stream_that_is_left_early_does_not_spoil_the_next_request(tmp_path: Path) -> None:
+    with fake.on_socket(str(tmp_path / "s"), lambda _: fake.Reply(b"x" * 1_000_000)):
+        way = to(tmp_path / "s")
+        with pytest.raises(KeyError), way.stream("GET", "/big") as stream:
+            assert next(iter(stream.chunks))
+            raise KeyError
+        assert len(way.request("GET", "/big").body) == 1_000_000
+        way.close()
+
+
+def test_every_request_is_counted_with_its_time(tmp_path: Path) -> None:
+    seen: list[tuple[str, str]] = []
+    with fake.on_socket(str(tmp_path / "s"), lambda _: fake.Reply(b"x")):
+        way = to(tmp_path / "s")
+        way.on_request = lambda method, target, seconds: (
+            seen.append((method, target)) if seconds > 0 else None
+        )
+        way.request("GET", "/1.0", query={"a": "b"})
+        way.close()
+    assert seen == [("GET", "/1.0?a=b")]
+
+
+# --- no server ---
+
+
+def test_a_missing_socket_asks_whether_incus_runs(tmp_path: Path) -> None:
+    with pytest.raises(errors.Unreachable, match="no such socket") as caught:
+        to(tmp_path / "none").request("GET", "/1.0")
+    assert "installed and running" in caught.value.hint
+
+
+def test_a_socket_without_a_listener_says_start_it(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+    with pytest.raises(errors.Unreachable, match="nothing listens") as caught:
+        to(path).request("GET", "/1.0")
+    assert "systemctl start incus" in caught.value.hint
+
+
+def test_a_forbidden_socket_names_the_group(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen()
+        os.chmod(path, 0)
+        os.chmod(tmp_path, 0o755)
+        for parent in tmp_path.parents[:2]:
+            os.chmod(parent, 0o755)
+        child = os.fork()
+        if child == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+            try:
+                to(path).request("GET", "/1.0")
+            except errors.Unreachable as error:
+                os._exit(0 if "incus-admin" in error.hint else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_socket_path_over_the_kernels_limit_is_an_error_with_a_name(tmp_path: Path) -> None:
+    with pytest.raises(errors.Unreachable, match="too long"):
+        to(tmp_path / ("x" * 200)).request("GET", "/1.0")
+
+
+def test_an_https_server_without_a_pinned_certificate_is_not_talked_to(tmp_path: Path) -> None:
+    server = remotes.Server(name="far", host="127.0.0.1", port=9, pinned=str(tmp_path / "no.crt"))
+    with pytest.raises(errors.Untrusted, match="no certificate is pinned") as caught:
+        transport.connect(server).request("GET", "/1.0")
+    assert "incus remote add far https://127.0.0.1:9" in caught.value.hint
+
+
+# --- texts ---
+
+
+def test_escape_codes_and_newlines_of_the_server_are_taken_out() -> None:
+    assert transport.clean("a\x1b[31mb\n\tc\u202ed\x07") == "a [31mb c d"
+    assert len(transport.clean("x" * 100_000)) == transport.TEXT_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name", "words"),
+    [
+        ("GET", "/1.0", "", "read the server's settings"),
+        ("GET", "/1.0/instances", "", "read instances"),
+        ("GET", "/1.0/instances/web", "", "read instance web"),
+        ("POST", "/1.0/instances", "web", "create instance web"),
+        ("PUT", "/1.0/instances/web/state", "", "change the state of instance web"),
+        ("PATCH", "/1.0/instances/web", "", "change instance web"),
+        ("POST", "/1.0/profiles/a%20b", "", "rename profile a b"),
+        ("DELETE", "/1.0/storage-pools/default/volumes/custom/data", "", "delete volume data"),
+        ("POST", "/1.0/storage-pools/default/volumes/custom", "data", "create volume data"),
+        ("GET", "/1.0/instances/web/files", "", "read a file of instance web"),
+        ("GET", "/1.0/instances/web/logs/lxc.log", "", "read a log of instance web"),
+        ("DELETE", "/1.0/networks/br", "", "delete network br"),
+    ],
+)
+def test_a_request_has_a_phrase(method: str, path: str, name: str, words: str) -> None:
+    assert transport.phrase(method, path, name) == words
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kind", "code"),
+    [
+        (
+            500,
+            'Error inserting "x" into database: The profile already exists',
+            errors.Conflict,
+            "E_EXISTS",
+        ),
+        (409, "Volume by that name exists", errors.Conflict, "E_EXISTS"),
+        (400, 'Instance is busy running a "stop" operation', errors.Conflict, "E_BUSY"),
+        (500, 'Instance is busy running a "start" operation', errors.Conflict, "E_BUSY"),
+        (404, "Instance not found", errors.NotFound, "E_NOT_FOUND"),
+        (500, "Profile doesn't exist", errors.NotFound, "E_NOT_FOUND"),
+        (412, "ETag doesn't match", errors.PreconditionFailed, "E_PRECONDITION"),
+        (403, "not authorized", errors.Forbidden, "E_FORBIDDEN"),
+        (500, "disk I/O error", errors.OperationFailed, "E_DISK_FULL"),
+        (500, "write /x: no space left on device", errors.OperationFailed, "E_DISK_FULL"),
+        (
+            400,
+            "Privileged containers are forbidden: that is forbidden",
+            errors.Forbidden,
+            "E_RESTRICTED",
+        ),
+        (500, "anything else", errors.OperationFailed, "E_OPERATION"),
+        (500, "", errors.OperationFailed, "E_OPERATION"),
+    ],
+)
+def test_the_servers_text_decides_before_its_status(
+    status: int, text: str, kind: type[errors.IncusError], code: str
+) -> None:
+    error = transport.failure("do it", status, text)
+    assert (type(error), error.code) == (kind, code)
+    assert error.summary.startswith("cannot do it: ")
+
+
+def test_an_operation_that_cannot_find_a_file_is_not_a_missing_object() -> None:
+    error = transport.failure(
+        "start instance web", 400, "Missing source path: not found", operation=True
+    )
+    assert type(error) is errors.OperationFailed
+
+
+# --- registries ---
+
+
+def test_a_redirect_to_another_host_loses_the_authorization() -> None:
+    with fake.on_port(lambda _: fake.Reply(b"there")) as (other, port):
+
+        def away(_: fake.Request) -> fake.Reply:
+            return fake.Reply(b"", 307, {"Location": f"http://localhost:{port}/blob"})
+
+        with fake.on_port(away) as (_, first), transport.Web() as web:
+            answer = web.get(
+                f"http://127.0.0.1:{first}/x", {"Authorization": "Bearer secret"}, insecure=True
+            )
+    assert answer.body == b"there"
+    assert "authorization" not in other.requests[0].headers
+
+
+def test_a_redirect_away_from_https_is_refused_and_one_in_circles_ends() -> None:
+    with fake.on_port(lambda one: fake.Reply(b"", 302, {"Location": one.target})) as (server, port):
+        with transport.Web() as web, pytest.raises(errors.Unreachable, match="redirects"):
+            web.get(f"http://127.0.0.1:{port}/x", {}, insecure=True)
+        assert len(server.requests) == 6
+        with transport.Web() as web, pytest.raises(errors.Unreachable, match="away from https"):
+            web.get(f"http://127.0.0.1:{port}/x", {})
+
+
+def test_netrc_is_not_sent_to_a_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login a password b\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with fake.on_port(lambda _: fake.Reply(b"x")) as (server, port), transport.Web() as web:
+        web.get(f"http://127.0.0.1:{port}/x", {}, insecure=True)
+    assert "authorization" not in server.requests[0].headers
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("https://no-such-host.invalid/v2/", "no host of that name"),
+        ("https://127.0.0.1:1/v2/", "connection refused"),
+    ],
+)
+def test_a_registry_that_is_not_there_is_described(url: str, why: str) -> None:
+    with transport.Web() as web, pytest.raises(errors.Unreachable, match=why):
+        web.get(url, {})
