@@ -37,9 +37,11 @@ class Gate:
         self.here = threading.Semaphore(0)
         self.killed = False
         self.done = False
+        self.where = ""
 
-    def wait(self) -> None:
+    def wait(self, where: str = "") -> None:
         """On the process's thread: stop until the schedule comes by."""
+        self.where = where
         self.here.release()
         self.go.acquire()
         if self.killed:
@@ -61,7 +63,7 @@ class Gated:
 
     def send(self, method: str, path: str, query: Any = None, body: Any = None, **how: Any) -> Any:
         """One request, when it is its turn; stopped once more after it took effect."""
-        self.gate.wait()
+        self.gate.wait(f"before {method} {path.split('/')[2]}")
         reply = self.server.send(method, path, query, body, **how)
         self.gate.wait()
         return reply
@@ -162,7 +164,7 @@ class World:
                 if process.thread is threading.current_thread():
                     self.server._lock.release()
                     try:
-                        process.gate.wait()
+                        process.gate.wait("between")
                     finally:
                         self.server._lock.acquire()
 
@@ -209,7 +211,7 @@ class World:
 
 
 MOVES = st.one_of(
-    st.tuples(st.just("step"), st.integers(0, RUNS - 1), st.integers(1, 12)),
+    st.tuples(st.just("step"), st.integers(0, RUNS - 1), st.integers(1, 12) | st.just(80)),
     st.tuples(st.just("kill"), st.integers(0, RUNS - 1), st.just(0)),
     st.tuples(st.just("wait"), st.just(0), st.integers(1, 40)),
 )
@@ -251,3 +253,53 @@ def free(world: World) -> bool:
     """Whether nobody holds the lease any more."""
     top = stage.read(world.server).run_object
     return top is None or (not top.held and top.settled)
+
+
+def test_a_write_of_the_project_that_arrives_after_a_takeover_loses_nothing() -> None:
+    """The server stalls one run's PUT between its two transactions; the next run folds meanwhile."""
+    world = World()
+    stalled, following, last = world.processes
+    try:
+        while stalled.gate.where != "between":
+            stalled.gate.step()
+        world.clock.now += 1
+        for _ in range(8):
+            following.gate.step()
+        world.clock.now += 31
+        while not following.gate.done:
+            following.gate.step()
+            world.check()
+        assert following.end == "closed"
+        while not stalled.gate.done:
+            stalled.gate.step()
+            world.check()
+        assert stalled.end in ("E_FENCED", "closed")
+        while not last.gate.done:
+            last.gate.step()
+            world.check()
+        alone = book.read(stage.PROJECT, world.server.config(stage.PROJECT), {})
+        assert {n for process in world.processes for n in process.acknowledged} <= {
+            line.n for line in alone.lines
+        }
+    finally:
+        world.stop()
+
+
+def test_a_writer_between_our_check_and_our_write_is_found_out() -> None:
+    """Somebody's older copy of the project lands directly after ours was written."""
+    world = World()
+    first = world.processes[0]
+    old = world.server.config(stage.PROJECT)
+    try:
+        while first.gate.where != "between":
+            first.gate.step()
+        first.gate.step()
+        world.server.projects[stage.PROJECT]["config"] = {**old, "user.other": "theirs"}
+        while not first.gate.done:
+            first.gate.step()
+        alone = book.read(stage.PROJECT, world.server.config(stage.PROJECT), {})
+        assert first.end == "closed"
+        assert set(first.acknowledged) <= {line.n for line in alone.lines}
+        assert world.server.config(stage.PROJECT)["user.other"] == "theirs"
+    finally:
+        world.stop()
