@@ -71,36 +71,54 @@ def _dependencies(stack: model.Stack, service: model.Service, report: tree.Repor
         )
 
 
-def _addresses(stack: model.Stack, service: model.Service, report: tree.Report) -> None:
+def _addresses(
+    stack: model.Stack,
+    service: model.Service,
+    owners: dict[tuple[str, str], str],
+    report: tree.Report,
+) -> None:
     for key, attachment in service.networking.networks.items():
         network = stack.networks.get(key)
         address = attachment.ipv4_address
         if network is None or network.external or not address:
             continue
-        where = f"services.{service.name}.networks.{key}.ipv4_address"
-        position = stack.where("services", service.name, "networks", key, "ipv4_address")
-        if network.subnet is None:
+        fault, hint = _address_fault(network, address)
+        code = tree.VALUE
+        if not fault:
+            code = tree.CONFLICT
+            first = owners.setdefault((key, address), service.name)
+            if address == network.gateway:
+                fault = f"{address} is the gateway of {key!r}"
+            elif service.placement.replicas > 1:
+                fault = f"{service.placement.replicas} replicas cannot all have {address}"
+            elif first != service.name:
+                fault = f"{address} is that of {first!r} too"
+        if fault:
             report.error(
-                tree.VALUE,
-                f"{where}: the network {key!r} has no subnet of its own to hold {address}",
-                position,
-                f"give networks.{key}.ipam.config a subnet",
+                code,
+                f"services.{service.name}.networks.{key}.ipv4_address: {fault}",
+                stack.where("services", service.name, "networks", key, "ipv4_address"),
+                hint,
             )
-            continue
-        number = units.ipv4(address)
-        if number is None:
-            report.error(tree.VALUE, f"{where}: {address!r} is not an IPv4 address", position)
-            continue
-        try:
-            first, prefix = units.ipv4_network(network.subnet)
-        except ValueError:
-            continue  # reported where it stands
-        if number >> (32 - prefix) != first >> (32 - prefix):
-            report.error(
-                tree.VALUE,
-                f"{where}: {address} is not in {network.subnet}, the subnet of {key!r}",
-                position,
-            )
+
+
+def _address_fault(network: model.Network, address: str) -> tuple[str, str]:
+    """Why an address cannot be one of a network, and a hint; empty when it can."""
+    number = units.ipv4(address)
+    if number is None:
+        return f"{address!r} is not an IPv4 address", ""
+    if network.subnet is None:
+        return (
+            f"the network {network.key!r} has no subnet of its own to hold {address}",
+            f"give networks.{network.key}.ipam.config a subnet",
+        )
+    try:
+        first, prefix = units.ipv4_network(network.subnet)
+    except ValueError:
+        return "", ""  # reported where the subnet stands
+    if number >> (32 - prefix) != first >> (32 - prefix):
+        return f"{address} is not in {network.subnet}, the subnet of {network.key!r}", ""
+    return "", ""
 
 
 def _cycle(stack: model.Stack) -> list[str]:
@@ -142,17 +160,22 @@ def check_for_running(stack: model.Stack, report: tree.Report) -> None:
     """A host port published twice, container names used twice, by the services that would run."""
     taken: dict[tuple[str, int], list[_Published]] = {}
     owners: dict[str, str] = {}
+    addresses: dict[tuple[str, str], str] = {}
     for service in stack.services.values():
         for index, port in enumerate(service.networking.ports):
             position = stack.where("services", service.name, "ports", index)
             _check_port(service, port, position, taken, report)
-        _addresses(stack, service, report)
+        _addresses(stack, service, addresses, report)
         for index, mount in enumerate(service.storage.volumes):
             if not mount.target.startswith("/"):
                 report.error(
                     tree.VALUE,
-                    f"services.{service.name}.volumes: the target {mount.target!r} is not an absolute path",
+                    f"services.{service.name}.volumes: the target {mount.target!r} "
+                    "is not an absolute path",
                     stack.where("services", service.name, "volumes", index),
+                    "one letter before ':' is read as a drive; use a longer name, or the long form"
+                    if mount.target[1:2] == ":"
+                    else "",
                 )
         _faults(stack, service, report)
         name = service.placement.container_name

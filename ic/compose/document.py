@@ -245,6 +245,8 @@ class _Builder:
             mark_of: tree.Mark = ""
         else:
             value, mark_of = self._tagged(event, tag, position)
+            if isinstance(value, str):
+                self._check_text(value, position)
         if as_key:
             assert top is not None
             self._key(top, value, event.value, position)
@@ -287,10 +289,10 @@ class _Builder:
         if name in ("str", "timestamp"):
             return text
         if name == "binary":
-            import binascii
+            import base64
 
             try:
-                return binascii.a2b_base64(text).decode()
+                return base64.b64decode("".join(text.split()), validate=True).decode()
             except ValueError:
                 self.report.error("E_YAML_TAG", "this is not base64 of UTF-8 text", position)
                 return ""

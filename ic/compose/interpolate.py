@@ -203,6 +203,7 @@ class _Walk:
             value = substitute(text, self.env, lambda name: self._unset(name, node.position))
         except Fault as fault:
             self.report.error(fault.code, f"{where}: {fault.reason}", node.position, fault.hint)
+            self.report.faulty.add(node.position)
             return tree.Node("", node.position, mark=node.mark)
         wrong = tree.control_fault(value)
         if wrong:

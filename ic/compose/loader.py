@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -86,6 +87,9 @@ def load(
             code="E_NO_FILE",
         )
     contents = _read_all(found, options, stdin)
+    for path, _, _ in contents:
+        if path != STDIN:
+            _refuse_companion(path, os.path.abspath(options.cwd))
     documents = _parse_all(contents, report)
     _stop_if_failed(report)
     name = _name(options, found, documents, report)
@@ -114,7 +118,7 @@ def stack_name(options: Options, env: Mapping[str, str]) -> str:
         return _checked_name(found.env["COMPOSE_PROJECT_NAME"], "COMPOSE_PROJECT_NAME")
     files = tuple(path for path in found.files if path != STDIN)
     readable = msgspec.structs.replace(found, files=files)
-    documents = _parse_all(_read_all(readable, options, None), report)
+    documents = _parse_all(_read_all(readable, options, None), report) if files else []
     _stop_if_failed(report)
     return _name(options, found, documents, report)
 
@@ -281,20 +285,50 @@ def _shown(path: str, cwd: str) -> str:
     return near if len(near) <= len(path) else path
 
 
+PIPE_WAIT_S = 10.0  # how long a pipe may stay empty
+_MOST_BYTES = 8 * 2**20 + 1  # one more than any reader takes
+
+
 def _read(path: str, cwd: str) -> bytes:
-    """A regular file's or a pipe's content. Raises UsageError."""
+    """A file's or a pipe's content. Raises UsageError."""
     shown = _shown(path, cwd)
     try:
         if os.path.isdir(path):
             raise errors.UsageError(f"cannot read {shown}: it is a directory", code="E_FILE")
-        with open(path, "rb") as file:
+        # Not blocking, so that a pipe without a writer is an error and not a wait without end.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                return _read_pipe(handle, shown)
             return file.read(_MOST_BYTES)
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
         raise errors.UsageError(f"cannot read {shown}: {reason}", code="E_FILE") from problem
 
 
-_MOST_BYTES = 8 * 2**20 + 1  # one more than any reader takes
+def _read_pipe(handle: int, shown: str) -> bytes:
+    import select
+    import time
+
+    deadline = time.monotonic() + PIPE_WAIT_S
+    pieces: list[bytes] = []
+    size = 0
+    while size < _MOST_BYTES:
+        ready, _, _ = select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
+        piece = os.read(handle, 2**16) if ready else b""
+        if piece:
+            pieces.append(piece)
+            size += len(piece)
+        elif pieces and ready:
+            break
+        elif time.monotonic() >= deadline:
+            raise errors.UsageError(
+                f"cannot read {shown}: nothing was written to it for {PIPE_WAIT_S:g} s",
+                code="E_FILE",
+            )
+        else:
+            time.sleep(0.01)  # no writer yet: readable, and at its end
+    return b"".join(pieces)
 
 
 def _read_all(
@@ -309,7 +343,6 @@ def _read_all(
             content = stdin()
         else:
             content = _read(path, cwd)
-            _refuse_companion(path, cwd)
         contents.append((path, _shown(path, cwd), content))
     return contents
 
@@ -430,15 +463,17 @@ def _merged(
 _SERVICE_NAME = re.compile(r"[a-zA-Z0-9._-]{1,128}")
 
 
-def _unread(services: tree.Node | None) -> frozenset[str]:
-    """Services whose image may come from a key that is not read yet."""
-    if services is None or not isinstance(services.data, dict):
-        return frozenset()
-    return frozenset(
-        name
-        for name, one in services.data.items()
-        if any(one.child(key) is not None for key in ("build", "extends", "provider"))
-    )
+def _unread(services: tree.Node | None, report: tree.Report) -> frozenset[str]:
+    """Services whose image is told to be wrong already, or comes from a key that is not read yet."""
+    unread: set[str] = set()
+    data = services.data if services is not None else None
+    for name, one in data.items() if isinstance(data, dict) else ():
+        given = one.child("image")
+        elsewhere = any(one.child(key) is not None for key in ("build", "extends", "provider"))
+        told = given is not None and (given.data != "" or given.position in report.faulty)
+        if elsewhere or told:
+            unread.add(name)
+    return frozenset(unread)
 
 
 class _Reading:
@@ -480,7 +515,7 @@ class _Reading:
             extensions=tree.extensions(root),
         )
         if root.child("include") is None:
-            checks.check(stack, report, unread=_unread(root.child("services")))
+            checks.check(stack, report, unread=_unread(root.child("services"), report))
         if self.options.for_running:
             checks.check_for_running(stack, report)
         return checks.without_unused(stack)

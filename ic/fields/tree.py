@@ -62,11 +62,16 @@ class Report:
     def __init__(self) -> None:
         self.diagnostics: list[errors.Diagnostic] = []
         self._told: set[str] = set()
+        self.faulty: set[errors.Position] = (
+            set()
+        )  # values that could not be made: no second error there
 
     def error(
         self, code: str, summary: str, position: errors.Position | None, hint: str = ""
     ) -> None:
         """Note an error."""
+        if position in self.faulty:
+            return
         self._add("error", code, summary, position, hint)
 
     def warn(

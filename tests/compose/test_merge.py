@@ -1,0 +1,143 @@
+"""Several files become one: by shape, by rule, and with marks. Rows were checked against docker compose."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ic.compose import merge, model
+from ic.fields import tree
+from tests.compose import stacks
+
+TABLE = merge.Table(model.merge_rules())
+
+
+def merged(*texts: str) -> object:
+    """The service `w` of several files, each given as the YAML of that service."""
+    report = tree.Report()
+    base: tree.Node | None = None
+    for text in texts:
+        root = stacks.node(f"services:\n  w:\n    {text}\n", report)
+        base = merge.merge(base, root, TABLE, report)
+    assert base is not None
+    assert report.diagnostics == []
+    return tree.plain(base)["services"]["w"]  # pyright: ignore[reportIndexIssue]
+
+
+@pytest.mark.parametrize(
+    ("base", "over", "result"),
+    [
+        ("image: a", "image: b", {"image": "b"}),
+        ("image: a", "image:", {"image": "a"}),
+        ("command: [a, b]", "command: c d", {"command": "c d"}),
+        ("command: [a]", "command:", {"command": None}),
+        ("entrypoint: a", "entrypoint: []", {"entrypoint": []}),
+        ("environment: {A: 1, B: 2}", "environment: [B=3, C]", {"environment": {"A": 1, "B": "3", "C": None}}),
+        ("environment: [A=1, B]", "environment: {B: 2, A: }", {"environment": {"A": None, "B": 2}}),
+        ("environment: [A=1]", "environment:", {"environment": {"A": "1"}}),
+        ("labels: {a: 1}", "labels: [a=2, b]", {"labels": {"a": "2", "b": None}}),
+        ("deploy: {labels: {a: 1}}", "deploy: {labels: [b=2]}", {"deploy": {"labels": {"a": 1, "b": "2"}}}),
+        ("ports: ['80']", "ports: ['81']", {"ports": ["80", "81"]}),
+        ("networks: [a]", "networks: {b: {aliases: [x]}}", {"networks": {"a": None, "b": {"aliases": ["x"]}}}),
+        ("networks: {a: {aliases: [x]}}", "networks: [a]", {"networks": {"a": {"aliases": ["x"]}}}),
+        ("networks: {a: {aliases: [x]}}", "networks: {a: {aliases: [y]}}", {"networks": {"a": {"aliases": ["x", "y"]}}}),
+        ("tmpfs: /a", "tmpfs: [/b]", {"tmpfs": ["/a", "/b"]}),
+        ("env_file: a", "env_file: [b]", {"env_file": ["a", "b"]}),
+        ("scale: 1", "scale: 2", {"scale": 2}),
+        (
+            "depends_on: {b: {condition: service_completed_successfully}}", "depends_on: [b]",
+            {"depends_on": {"b": {"condition": "service_started", "required": True}}},
+        ),
+        (
+            "depends_on: [b]", "depends_on: {b: {required: false}}",
+            {"depends_on": {"b": {"condition": "service_started", "required": False}}},
+        ),
+        ("ports: ['80']", "ports: !override ['81']", {"ports": ["81"]}),
+        ("ports: ['80']\n    user: x", "ports: !reset []", {"user": "x"}),
+        ("environment: {A: 1, B: 2}", "environment: {A: !reset null}", {"environment": {"B": 2}}),
+        ("environment: {A: 1}", "environment: !override {C: 1}", {"environment": {"C": 1}}),
+        ("restart: always", "restart: !reset null", {}),
+        ("x-a: {b: [1]}", "x-a: {b: [2], c: 3}", {"x-a": {"b": [1, 2], "c": 3}}),
+    ],
+)  # fmt: skip
+def test_two_files(base: str, over: str, result: object) -> None:
+    assert merged(base, over) == result
+
+
+def test_a_mark_in_the_only_file() -> None:
+    assert merged("labels: {a: !reset null, b: c}") == {"labels": {"b": "c"}}
+    assert merged("ports: [!reset '80', '81']") == {"ports": ["81"]}
+    assert merged("ports: !override ['81']") == {"ports": ["81"]}
+
+
+def test_a_service_that_a_later_file_resets_is_gone() -> None:
+    report = tree.Report()
+    base = merge.merge(None, stacks.node("services: {a: {image: x}, b: {image: y}}"), TABLE, report)
+    over = stacks.node("services: {a: !reset null}")
+    assert tree.plain(merge.merge(base, over, TABLE, report)) == {"services": {"b": {"image": "y"}}}
+
+
+@pytest.mark.parametrize(
+    ("base", "over", "words"),
+    [
+        ("ports: ['80']", "ports: x", "services.w.ports is text here and a list at f:3:12"),
+        ("x-a: {b: 1}", "x-a: [2]", "services.w.x-a is a list here and a mapping at f:3:10"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_told_with_both_places(base: str, over: str, words: str) -> None:
+    report = tree.Report()
+    first = merge.merge(None, stacks.node(f"services:\n  w:\n    {base}\n"), TABLE, report)
+    merge.merge(first, stacks.node(f"services:\n  w:\n    {over}\n"), TABLE, report)
+    assert [(one.code, one.summary) for one in report.diagnostics] == [("E_MODEL_CONFLICT", words)]
+
+
+def test_positions_are_those_of_the_file_that_wrote_the_value() -> None:
+    report = tree.Report()
+    base = merge.merge(None, stacks.node("a: {b: 1, c: 2}"), TABLE, report)
+    both = merge.merge(base, stacks.node("\na: {b: 3}"), TABLE, report).child("a")
+    assert both is not None
+    assert (str(both.key_position("b")), str(both.key_position("c"))) == ("f:2:5", "f:1:11")
+
+
+def trees() -> st.SearchStrategy[str]:
+    """Flow YAML of small mappings with the same shape at each path."""
+    scalars = st.sampled_from(["1", "x", "true"])
+    lists = st.lists(scalars, max_size=3).map(lambda items: f"[{', '.join(items)}]")
+    inner = st.fixed_dictionaries({}, optional={"s": scalars, "t": scalars, "l": lists})
+    outer = st.fixed_dictionaries(
+        {}, optional={"m": inner.map(flow), "n": inner.map(flow), "s": scalars}
+    )
+    return outer.map(flow)
+
+
+def flow(values: dict[str, str]) -> str:
+    return "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}"
+
+
+def overlay(base: tree.Node, over: tree.Node) -> tree.Node:
+    report = tree.Report()
+    found = merge.merge(base, over, TABLE, report)
+    assert report.diagnostics == []
+    return found
+
+
+@given(trees(), trees(), trees())
+def test_merging_is_associative(a: str, b: str, c: str) -> None:
+    one, two, three = stacks.node(a), stacks.node(b), stacks.node(c)
+    left = overlay(overlay(one, two), three)
+    right = overlay(one, overlay(two, three))
+    assert tree.plain(left) == tree.plain(right)
+
+
+@given(trees())
+def test_an_empty_file_changes_nothing(text: str) -> None:
+    root = stacks.node(text)
+    assert tree.plain(overlay(root, stacks.node("{}"))) == tree.plain(root)
+    assert tree.plain(overlay(stacks.node("{}"), root)) == tree.plain(root)
+
+
+@given(trees(), trees())
+def test_merging_changes_neither_side(a: str, b: str) -> None:
+    one, two = stacks.node(a), stacks.node(b)
+    before = tree.plain(one), tree.plain(two)
+    overlay(one, two)
+    assert (tree.plain(one), tree.plain(two)) == before
