@@ -11,11 +11,12 @@ is missed; what stands in both is shown once.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import re
 import threading
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
@@ -23,7 +24,7 @@ from ic import errors
 from ic.incus import lxclog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from ic.incus import client as incus
     from ic.incus import websocket
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 POLL_SECONDS = 1.0
 SETTLE_SECONDS = 0.2
 END_SECONDS = 1.5
-BUFFER_TRIES = 10
+IDLE_SECONDS = 10.0
 _NOT_THERE = b"Error: Failed running forkconsole"  # what the server writes into a stream of nothing
+_TAKEN = "already connected"
 _NEWLINE = re.compile(rb"\r*\n")
 
 
@@ -45,13 +47,23 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Following:
-    """The output of some instances, told on the caller's thread."""
+    """The output of some instances, told on the caller's thread.
 
-    def __init__(self, client: incus.Client, project: str, instances: Iterable[str]) -> None:
-        self._inbox: queue.SimpleQueue[Said | errors.IcError] = queue.SimpleQueue()
+    `before` is what the buffers of stopped instances held before they were started (`remembered`).
+    """
+
+    def __init__(
+        self,
+        client: incus.Client,
+        project: str,
+        instances: Iterable[str],
+        before: Mapping[str, bytes],
+    ) -> None:
+        self._inbox: queue.SimpleQueue[Said | BaseException] = queue.SimpleQueue()
         self._open = set(instances)
         for name in sorted(self._open):
-            console = _Console(client, {"project": project}, name, self._inbox)
+            earlier = before.get(name, b"")
+            console = _Console(client, {"project": project}, name, self._inbox, earlier)
             threading.Thread(target=console.run, daemon=True).start()
 
     def tell(self, to: Callable[[Said], None], *, seconds: float | None = None) -> None:
@@ -68,11 +80,20 @@ class Following:
                 said = self._inbox.get(timeout=left)
             except queue.Empty:
                 return
-            if isinstance(said, errors.IcError):
+            if isinstance(said, BaseException):
                 raise said
             to(said)
             if said.ended is not None:
                 self._open.discard(said.instance)
+
+
+def remembered(client: incus.Client, project: str, stopped: Iterable[str]) -> dict[str, bytes]:
+    """What the buffers of these stopped instances hold: the words of runs that are over."""
+    found: dict[str, bytes] = {}
+    for name in stopped:
+        with contextlib.suppress(errors.IncusError):
+            found[name] = client.console_log(f"/1.0/instances/{name}", {"project": project})
+    return found
 
 
 class _Console:
@@ -83,7 +104,8 @@ class _Console:
         client: incus.Client,
         query: dict[str, str],
         name: str,
-        inbox: queue.SimpleQueue[Said | errors.IcError],
+        inbox: queue.SimpleQueue[Said | BaseException],
+        before: bytes,
     ) -> None:
         self.client = client
         self.query = query
@@ -91,7 +113,7 @@ class _Console:
         self.path = f"/1.0/instances/{name}"
         self.inbox = inbox
         self.rest = b""
-        self.read = b""  # what the buffer held last
+        self.before = before
 
     def run(self) -> None:
         try:
@@ -101,7 +123,7 @@ class _Console:
             self.inbox.put(Said(instance=self.name, ended=lxclog.exit_code(log) or 0))
         except errors.NotFound:  # removed while it was followed
             self.inbox.put(Said(instance=self.name, ended=0))
-        except errors.IcError as error:
+        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread, raised there
             self.inbox.put(error)
 
     def _running(self) -> bool:
@@ -109,12 +131,12 @@ class _Console:
         return body.get("status") != "Stopped"
 
     def _read(self) -> None:
-        attached = False
+        way = ""
         while self._running():
-            attached = self._attached()
-            self._await_end(END_SECONDS if attached else POLL_SECONDS)
-        if not attached:
-            self._say(self._buffer())
+            way = self._attached()
+            self._await_end(POLL_SECONDS if way == "taken" else END_SECONDS)
+        if way != "followed":
+            self._last_words()
 
     def _await_end(self, seconds: float) -> None:
         """Give an instance that has ended the time to be shown as stopped: until then its state wavers."""
@@ -122,49 +144,56 @@ class _Console:
         while time.monotonic() < end and self._running():
             time.sleep(SETTLE_SECONDS)
 
-    def _attached(self) -> bool:
-        """Follow the live stream to its end. False where there is none: what is in the buffer is told."""
+    def _attached(self) -> Literal["followed", "taken", "gone"]:
+        """Follow the live stream to its end, or say why there is none."""
         try:
             with self.client.console(self.path, self.query) as stream:
-                self._say(self._before(stream))
-                while data := stream.next(None):
-                    if not data.startswith(_NOT_THERE):
-                        self._say(data)
+                return "followed" if self._live(stream) else "gone"
         except errors.Unreachable:
-            return False  # the daemon restarts: look again
-        except errors.IncusError:  # somebody else is attached, or it has just ended
-            self._say(self._buffer())
+            return "gone"  # the daemon restarts: look again
+        except errors.IncusError as error:
+            if _TAKEN not in error.summary:
+                return "gone"  # it has just ended
+        self._say(self._buffer() or b"")
+        return "taken"
+
+    def _live(self, stream: websocket.Console) -> bool:
+        """What was written before the stream was opened, then the stream; False when it leads nowhere."""
+        first = stream.next(SETTLE_SECONDS) or b""
+        if first.startswith(_NOT_THERE):
             return False
-        return True
+        log = self._buffer() or b""
+        with contextlib.suppress(errors.Unreachable):  # what the buffer held is not lost for that
+            first += stream.next(SETTLE_SECONDS) or b""
+        self._say(joined(_unix(log), _unix(first)))
+        while True:
+            data = stream.next(IDLE_SECONDS)
+            if data:
+                self._say(data)
+            elif data is not None or not self._running():
+                return True
 
-    def _before(self, stream: websocket.Console) -> bytes:
-        """What was written before the stream was opened, then what came through it meanwhile."""
-        log = _unix(self._buffer())
-        live = b""
-        end = time.monotonic() + SETTLE_SECONDS
-        while (left := end - time.monotonic()) > 0:
-            data = stream.next(left)
-            if data == b"":
-                break
-            live += data or b""
-        return joined(log, b"" if live.startswith(_NOT_THERE) else _unix(live))
+    def _last_words(self) -> None:
+        """What one that has ended without being followed has said, after what was there from earlier runs.
 
-    def _buffer(self) -> bytes:
-        """What was written since the buffer was read last.
-
-        Reading it while the instance runs empties it; once it has stopped the same is read every time.
-        While it ends the buffer cannot be read for a moment.
+        It is brought into the buffer a moment after the end.
         """
-        for _ in range(BUFFER_TRIES):
-            found = self._buffer_now()
-            if found is not None:
-                again = found == self.read
-                self.read = found
-                return b"" if again else found
+        end = time.monotonic() + END_SECONDS
+        while True:
+            found = self._buffer()
+            if found is not None and found != self.before:
+                self._say(found.removeprefix(self.before))
+                return
+            if time.monotonic() > end:
+                return
             time.sleep(SETTLE_SECONDS)
-        return b""
 
-    def _buffer_now(self) -> bytes | None:
+    def _buffer(self) -> bytes | None:
+        """What the buffer holds; None for the moment in which it cannot be read, while an instance ends.
+
+        Reading it while the instance runs empties it (and forgets earlier runs), so that is done only by who
+        tells what it holds.
+        """
         try:
             return self.client.console_log(self.path, self.query)
         except errors.OperationFailed:

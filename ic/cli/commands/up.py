@@ -68,15 +68,32 @@ def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
     )
     asked = converge.Asked(name=stack.name, stack=stack, options=options, command="up")
     view = converge.look(session.client(), asked, session.env)
+    before = {} if arguments.detach else _remembered(session, stack.name)
     manner = applying.Manner(verb="up", ask=False, lock_timeout=arguments.lock_timeout)
     done = applying.run(session, view, manner)
     applying.conclude(session, done, verb="up", next_=session.typed("ps"))
     if arguments.detach:
         return 0
-    return _follow(session, stack, services)
+    return _follow(session, stack, services, before)
 
 
-def _follow(session: sessions.Session, stack: model.Stack, services: tuple[str, ...]) -> int:
+def _remembered(session: sessions.Session, name: str) -> dict[str, bytes]:
+    """What stopped instances have said in earlier runs, so that it is not told again."""
+    from ic import names
+    from ic.cli.commands import ps
+    from ic.engine import follow
+
+    rows = ps.instances(session.client(), name)
+    stopped = [row.name for row in rows if row.state == "exited"]
+    return follow.remembered(session.client(), names.project(name), stopped)
+
+
+def _follow(
+    session: sessions.Session,
+    stack: model.Stack,
+    services: tuple[str, ...],
+    before: dict[str, bytes],
+) -> int:
     """Print what the services write until all have ended; 0. After Ctrl-C they are stopped: 130."""
     from ic import errors, names
     from ic.cli.commands import ps
@@ -98,7 +115,7 @@ def _follow(session: sessions.Session, stack: model.Stack, services: tuple[str, 
         session.out.line(label, said.text)
 
     following = follow.Following(
-        session.client(), names.project(stack.name), [row.name for row in rows]
+        session.client(), names.project(stack.name), [row.name for row in rows], before
     )
     try:
         following.tell(show)
