@@ -20,6 +20,7 @@ step "imports" $bin/lint-imports --no-logo
 echo "== tests"
 if [ "${1:-}" = --long ]; then
     sh scripts/musl-python.sh
+    sh scripts/each-python.sh
     exec $bin/python -m pytest -q --durations=15 tests </dev/null
 fi
 exec $bin/python -m pytest -q --durations=15 -m "not long" tests </dev/null

@@ -1,6 +1,7 @@
 """The CPythons at hand: those on PATH, and the versions behind a version manager's shims on PATH.
 
-A musl interpreter made by `scripts/musl-python.sh` is one of them once it has been made.
+A musl interpreter made by `scripts/musl-python.sh` is one of them once it has been made. As a program: prints
+the others' paths, for `scripts/each-python.sh`.
 """
 
 import glob
@@ -51,3 +52,6 @@ def at_hand() -> dict[str, str]:
 ALL = at_hand()
 GOOD = {label: path for label, path in ALL.items() if label == "musl" or version(path) >= (3, 10)}  # type: ignore[operator]
 OLD = {label: path for label, path in ALL.items() if label not in GOOD}
+
+if __name__ == "__main__":
+    print("\n".join(path for label, path in GOOD.items() if label != "musl"))
