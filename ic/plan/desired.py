@@ -16,7 +16,7 @@ import msgspec
 from ic import errors, names
 from ic.fields import image as image_section
 from ic.fields import lifecycle, networking, placement, process, section, storage
-from ic.plan import allot, facts
+from ic.plan import allot, claims, facts
 from ic.resources import image, kind, network, project, volume
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ class _Work:
         self.addresses: dict[str, dict[str, str]] = {}  # network key -> instance address -> IP
         self.volumes: dict[str, section.Named] = {}
         self.listens: dict[str, tuple[int, ...]] = {}
+        self.foreign_listeners = _foreign_listeners(observed, self.project)
 
     def done(self) -> Desired:
         """All stages, then one raise for all that was found."""
@@ -458,11 +459,11 @@ class _Work:
     def _earlier(self, bridge: str) -> tuple[dict[str, str], dict[str, str]]:
         """The addresses that instances have on a bridge, as recorded and as live."""
         recorded = {
-            address: _address_on(bridge, resource.fields)
+            address: claims.address_on(bridge, resource.fields)
             for address, resource in self.recorded.resources.items()
         }
         live = {
-            address: _address_on(bridge, resource.fields)
+            address: claims.address_on(bridge, resource.fields)
             for address, resource in self.observed.live.items()
         }
         return (
@@ -677,7 +678,7 @@ class _Work:
             among = range(port.published, port.published_end + 1)
         occupied = {
             listener.port
-            for listener in self._foreign_listeners()
+            for listener in self.foreign_listeners
             if listener.protocol == port.protocol and allot.clash(listener.address, host)
         }
         occupied |= {
@@ -686,7 +687,7 @@ class _Work:
             if protocol == port.protocol and any(allot.clash(claim, host) for claim, _ in claims)
         }
         path = ("devices", networking.port_device(port), "listen")
-        earlier = tuple(_port_of(text) for text in self._field(address, path))
+        earlier = tuple(claims.port_of(text) for text in self._field(address, path))
         return allot.host_port(
             f"{self.stack.name}/{address}/{port.protocol}/{port.target}",
             among,
@@ -721,7 +722,7 @@ class _Work:
                 )
                 return
         claims.append((host, address))
-        for listener in self._foreign_listeners():
+        for listener in self.foreign_listeners:
             if (
                 listener.protocol == port.protocol
                 and listener.port == number
@@ -729,22 +730,6 @@ class _Work:
             ):
                 self._problem(f"cannot publish {what}: {listener.owner} has it", *where)
                 return
-
-    def _foreign_listeners(self) -> list[facts.Listener]:
-        """Listeners that are not this stack's own proxies (which show up as processes of the host too)."""
-        own = {
-            (protocol, number)
-            for live in self.observed.live.values()
-            if live.power in {"Running", "Frozen"}
-            for protocol, _, number in proxies(live.fields)
-        }
-        mine = {live.name for live in self.observed.live.values()}
-        return [
-            listener
-            for listener in self.facts.listeners
-            if not (listener.project == self.project and listener.instance in mine)
-            and (listener.project or (listener.protocol, listener.port) not in own)
-        ]
 
     # --- instances ---
 
@@ -903,6 +888,23 @@ class _Work:
                 )
 
 
+def _foreign_listeners(observed: facts.Observed, project: str) -> list[facts.Listener]:
+    """Listeners that are not this stack's own proxies (which show up as processes of the host too)."""
+    own = {
+        (protocol, number)
+        for live in observed.live.values()
+        if live.power in {"Running", "Frozen"}
+        for protocol, _, number in claims.proxies(live.fields)
+    }
+    mine = {live.name for live in observed.live.values()}
+    return [
+        listener
+        for listener in observed.facts.listeners
+        if not (listener.project == project and listener.instance in mine)
+        and (listener.project or (listener.protocol, listener.port) not in own)
+    ]
+
+
 def _replicas(service: model.Service) -> range:
     return range(1, service.placement.replicas + 1)
 
@@ -951,35 +953,6 @@ def merged(parts: tuple[section.Contribution, ...]) -> kind.Fields:
     if lines:
         fields["config", "raw.lxc"] = "\n".join(f"{key}={value}" for key, value in sorted(lines))
     return fields
-
-
-def proxies(fields: dict[kind.Path, str]) -> list[tuple[str, str, int]]:
-    """Protocol, address and port of every proxy device among an instance's fields."""
-    found: list[tuple[str, str, int]] = []
-    for path, value in sorted(fields.items()):
-        if path[0] == "devices" and path[2:] == ("listen",):
-            protocol, _, rest = value.partition(":")
-            host, _, _ = rest.rpartition(":")
-            port = _port_of(value)
-            if port is not None:
-                found.append((protocol, host.strip("[]"), port))
-    return found
-
-
-def _port_of(listen: str | None) -> int | None:
-    """8080 of `tcp:0.0.0.0:8080`."""
-    text = (listen or "").rpartition(":")[2]
-    return int(text) if text.isdecimal() else None
-
-
-def _address_on(bridge: str, fields: dict[kind.Path, str] | dict[kind.Path, fold.Value]) -> str:
-    """The planned address that an instance's fields give it on a bridge, empty without one."""
-    for path, value in fields.items():
-        if path[0] == "devices" and path[2:] == ("network",) and value == bridge:
-            found = fields.get((*path[:2], "ipv4.address"))
-            if isinstance(found, str) and found not in {"", "none"}:
-                return found.partition("/")[0]
-    return ""
 
 
 def _same_net(one: str, other: str) -> bool:

@@ -24,28 +24,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ic import errors, names
-from ic.journal import fold, redact
-from ic.plan import allot, changes, desired, facts
+from ic.plan import changes, claims, desired, difference, laying
 from ic.resources import image, instance, kind, network, project, volume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
+
+    from ic.journal import fold
+    from ic.plan import facts
 
 Options = desired.Options
 
-UP = ("Running", "Frozen")
 FALLBACK_GRACE_MS = 10_000
-
-NEW = "new"
-VANISHED = "vanished: it was made by ic and is gone from the server"
-CHANGED = "changed in the files"
-REMOVED = "removed from the files"
-DRIFT = "changed outside ic"
-NEW_IMAGE = "its image changed"
-NAMES = "names or addresses of its services changed"
-ADOPTED = "carries this stack's mark and is not in the journal"
-CUT_OFF = "its creation was cut off"
-UNFILLED = "it was not filled to the end"
 
 
 def plan(
@@ -70,49 +60,11 @@ def plan(
         stack=wanted.stack,
         project=wanted.project,
         server=observed.facts.server,
-        changes=work.ordered(),
+        changes=work.draft.ordered(),
         diagnostics=(*wanted.diagnostics, *work.warnings),
     )
     _check_order(found)
     return found
-
-
-class _Diff(msgspec.Struct, frozen=True, kw_only=True):
-    """What distinguishes a live resource from the desired one."""
-
-    fields: tuple[kind.FieldChange, ...] = ()
-    set: kind.Fields = {}
-    unset: tuple[kind.Path, ...] = ()  # as sent: a whole device is ("devices", NAME)
-    gone: tuple[kind.Path, ...] = ()  # as recorded: every path
-    causes: tuple[str, ...] = ()
-
-    @property
-    def impact(self) -> kind.Impact:
-        """The strongest one."""
-        impacts = {field.impact for field in self.fields}
-        return (
-            "replace" if "replace" in impacts else "restart" if "restart" in impacts else "in-place"
-        )
-
-
-class _Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """What is decided for one instance, before its steps are laid."""
-
-    resource: kind.Resource
-    live: kind.Live | None
-    action: changes.Action
-    cause: str
-    diff: _Diff = _Diff()
-    stop: bool = False
-    start: bool = False
-    unfreeze: bool = False
-    resolve: bool = False
-    adopt: bool = False
-
-    @property
-    def makes(self) -> bool:
-        """Whether the instance is created anew."""
-        return self.action in {"create", "replace"}
 
 
 class _Work:
@@ -131,54 +83,11 @@ class _Work:
         self.facts = observed.facts
         self.options = options
         self.project = wanted.project
-        self.changes: dict[str, changes.Change] = {}
-        self.steps: dict[str, kind.Step] = {}  # every step by id, for edges between resources
-        self.choices: dict[str, _Choice] = {}
-        self.removed: dict[str, str] = {}  # instance address -> cause
+        self.book = difference.Book(recorded.resources, options.key)
+        self.draft = laying.Draft(wanted, self.book, observed.live, options.grace_ms)
         self.warnings: list[errors.Diagnostic] = []
 
     # --- both directions ---
-
-    def ordered(self) -> tuple[changes.Change, ...]:
-        """Makers from the project to the instances, then removals from the instances to the project."""
-        return tuple(sorted(self.changes.values(), key=_place))
-
-    def _put(
-        self,
-        address: str,
-        action: changes.Action,
-        cause: str,
-        steps: Iterable[kind.Step],
-        fields: tuple[kind.FieldChange, ...] = (),
-    ) -> None:
-        known = tuple(self.steps.setdefault(step.id, step) for step in steps)
-        self.changes[address] = changes.Change(
-            address=address, action=action, cause=cause, fields=fields, steps=known
-        )
-
-    def _note(self, address: str, action: changes.Action, cause: str, record: kind.Record) -> None:
-        self._put(
-            address,
-            action,
-            cause,
-            (
-                kind.Step(
-                    id=f"{address}#{action}",
-                    address=address,
-                    event=f"{_EVENTS[names.kind_of(address)]}.{action}",
-                    deed=kind.Note(),
-                    record=record,
-                ),
-            ),
-        )
-
-    def _forget(self, address: str, cause: str) -> None:
-        self._note(
-            address,
-            "forget",
-            cause,
-            kind.Record(name=self.recorded[address].name, gone=True),
-        )
 
     def _warn(self, code: str, summary: str, hint: str = "") -> None:
         self.warnings.append(
@@ -188,7 +97,7 @@ class _Work:
     def _addresses(self, kind_: str) -> list[str]:
         """Everything recorded or live of one kind, in order."""
         found = {*self.recorded, *self.live}
-        return sorted((a for a in found if names.kind_of(a) == kind_), key=natural)
+        return sorted((a for a in found if names.kind_of(a) == kind_), key=laying.natural)
 
     def _grace(self, address: str) -> int:
         """The grace period of an instance that is not desired any more, from what it carries."""
@@ -216,20 +125,20 @@ class _Work:
     def _remove_instances(self, causes: dict[str, str]) -> None:
         """Stop and delete live instances, dependents first; forget those that are gone already."""
         going = {address for address in causes if address in self.live}
-        for address in sorted(set(causes) - going, key=natural):
-            self._forget(address, "gone from the server too")
-        for address in sorted(going, key=natural):
+        for address in sorted(set(causes) - going, key=laying.natural):
+            self.draft.forget(address, "gone from the server too")
+        for address in sorted(going, key=laying.natural):
             live = self.live[address]
             dependents = sorted(
-                other for other in going if service_of(address) in self._after(other)
+                other for other in going if laying.service_of(address) in self._after(other)
             )
             waits = tuple(
-                f"{other}#stop" if self.live[other].power in UP else f"{other}#delete"
+                f"{other}#stop" if self.live[other].power in laying.UP else f"{other}#delete"
                 for other in dependents
                 if other != address
             )
             steps: list[kind.Step] = []
-            if live.power in UP:
+            if live.power in laying.UP:
                 steps.append(
                     instance.stop(
                         address,
@@ -241,40 +150,22 @@ class _Work:
                 )
             before = tuple(step.id for step in steps) or waits
             steps.append(instance.delete(address, live.name, project=self.project, needs=before))
-            self.removed[address] = causes[address]
-            self._put(address, "delete", causes[address], steps)
+            self.draft.removed.add(address)
+            self.draft.put(address, "delete", causes[address], steps)
 
     def _remove_network(self, address: str, cause: str) -> None:
         live = self.live.get(address)
         if live is None:
-            self._forget(address, "gone from the server too")
+            self.draft.forget(address, "gone from the server too")
             return
         step = network.delete(address, live.name)
-        needs = self._leavers(live.name)
-        self._put(address, "delete", cause, (msgspec.structs.replace(step, needs=needs),))
-
-    def _leavers(self, bridge: str) -> tuple[str, ...]:
-        """The steps by which instances leave a bridge."""
-        found: list[str] = []
-        for address, live in sorted(self.live.items()):
-            on = any(
-                path[2:] == ("network",) and value == bridge for path, value in live.fields.items()
-            )
-            if on and names.kind_of(address) == "instance":
-                found += self._release(address)
-        return tuple(found)
-
-    def _release(self, address: str) -> list[str]:
-        """The step after which an existing instance holds nothing that its new form does not hold."""
-        for verb in ("delete", "update"):
-            if f"{address}#{verb}" in self.steps:
-                return [f"{address}#{verb}"]
-        return []
+        needs = self.draft.leavers(live.name)
+        self.draft.put(address, "delete", cause, (msgspec.structs.replace(step, needs=needs),))
 
     def _remove_volume(self, address: str, cause: str) -> None:
         live = self.live.get(address)
         if live is None:
-            self._forget(address, "gone from the server too")
+            self.draft.forget(address, "gone from the server too")
             return
         users = tuple(
             step
@@ -284,10 +175,10 @@ class _Work:
                 path[2:] == ("source",) and value == live.name
                 for path, value in found.fields.items()
             )
-            for step in self._release(other)
+            for step in self.draft.release(other)
         )
         step = volume.delete(address, live.name, pool=live.pool, project=self.project)
-        self._put(address, "delete", cause, (msgspec.structs.replace(step, needs=users),))
+        self.draft.put(address, "delete", cause, (msgspec.structs.replace(step, needs=users),))
 
     # --- stop ---
 
@@ -297,14 +188,14 @@ class _Work:
             address
             for address in self._addresses("instance")
             if address in self.live
-            and self.live[address].power in UP
-            and (not self.options.services or service_of(address) in self.options.services)
+            and self.live[address].power in laying.UP
+            and (not self.options.services or laying.service_of(address) in self.options.services)
         ]
         for address in up:
             needs = tuple(
                 f"{other}#stop"
                 for other in up
-                if other != address and service_of(address) in self._after(other)
+                if other != address and laying.service_of(address) in self._after(other)
             )
             step = instance.stop(
                 address,
@@ -313,7 +204,7 @@ class _Work:
                 grace_ms=self._grace(address),
                 needs=needs,
             )
-            self._put(address, "stop", "stopped by the user", (step,))
+            self.draft.put(address, "stop", "stopped by the user", (step,))
 
     # --- down and destroy ---
 
@@ -329,9 +220,9 @@ class _Work:
             for address in self._addresses("volume"):
                 self._remove_volume(address, f"{mode} with volumes")
         if mode == "destroy" and self.facts.project_exists:
-            needs = tuple(sorted(self.steps))
+            needs = tuple(sorted(self.draft.steps))
             step = project.delete(self.project, needs)
-            self._put(step.address, "delete", mode, (step,))
+            self.draft.put(step.address, "delete", mode, (step,))
 
     def _check_destroy(self) -> None:
         if self.facts.project_exists and not self.facts.project_marked:
@@ -360,18 +251,18 @@ class _Work:
         """The whole table."""
         self._check_foreign()
         self._plan_project()
-        for address in sorted(self.wanted.details, key=natural):
-            self.choices[address] = self._choose(address)
+        for address in sorted(self.wanted.details, key=laying.natural):
+            self.draft.choices[address] = self._choose(address)
         self._restart_dependents()
         self._plan_networks()
         self._plan_removals()
         self._plan_images()
         self._check_claims()
-        for address in sorted(self.choices, key=natural):
-            self._plan_instance(self.choices[address])
+        for address in sorted(self.draft.choices, key=laying.natural):
+            self.draft.lay(self.draft.choices[address])
         self._plan_volumes()
-        self._link()
-        self._take_over()
+        self.draft.link()
+        self.draft.take_over()
         self._remove_networks()
         self._forget_images()
 
@@ -427,125 +318,47 @@ class _Work:
         address = names.address("project", self.project)
         resource = self.wanted.resources.get(address)
         if resource is not None and not self.facts.project_exists:
-            self._put(address, "create", NEW, (project.create(resource),), _given(resource))
-
-    # --- differences ---
-
-    def _was(self, address: str, path: kind.Path, value: str) -> bool | None:
-        """Whether a value is the recorded one; None when nothing is recorded of the path."""
-        known = self.recorded.get(address)
-        was = known.fields.get(path) if known else None
-        if was is None:
-            return None
-        if isinstance(was, fold.Digest):
-            return redact.digest(self.options.key, value) == was.hmac
-        return was == value
-
-    def _diff(
-        self,
-        resource: kind.Resource,
-        live: kind.Live,
-        impact: Callable[[kind.Path, str | None, str | None], kind.Impact],
-    ) -> _Diff:
-        """In D and different from L: set. In R, not in D, still in L: remove. In L alone: left."""
-        known = self.recorded.get(resource.address)
-        set_ = {p: v for p, v in resource.fields.items() if live.fields.get(p) != v}
-        gone = tuple(
-            sorted(
-                p
-                for p in (known.fields if known else {})
-                if p not in resource.fields and p in live.fields
+            self.draft.put(
+                address,
+                "create",
+                difference.NEW,
+                (project.create(resource),),
+                difference.given(resource),
             )
-        )
-        lost = _lost_devices(resource, gone)
-        unset = tuple(
-            sorted({("devices", p[1]) if p[0] == "devices" and p[1] in lost else p for p in gone})
-        )
-        causes: set[str] = set()
-        fields: list[kind.FieldChange] = []
-        for path in sorted({*set_, *gone}):
-            old, new = live.fields.get(path), resource.fields.get(path)
-            causes.add(self._cause(resource.address, path, old, new))
-            hidden = not kind.is_public(path)
-            fields.append(
-                kind.FieldChange(
-                    path=kind.text_of(path),
-                    old=None if hidden else old,
-                    new=None if hidden else new,
-                    impact=impact(path, old, new),
-                    redacted=hidden,
-                )
-            )
-        if resource.name != live.name:
-            causes.add(CHANGED)
-            fields.insert(
-                0, kind.FieldChange(path="name", old=live.name, new=resource.name, impact="replace")
-            )
-        return _Diff(
-            fields=tuple(fields),
-            set=set_,
-            unset=unset,
-            gone=gone,
-            causes=tuple(cause for cause in _CAUSES if cause in causes),
-        )
-
-    def _cause(self, address: str, path: kind.Path, old: str | None, new: str | None) -> str:
-        if new is None:
-            return REMOVED
-        if self._was(address, path, new):
-            return DRIFT
-        if path == ("config", names.IMAGE) and instance.digest_of(old) != instance.digest_of(new):
-            return NEW_IMAGE
-        if path == ("config", "raw.dnsmasq"):
-            return NAMES
-        return CHANGED
-
-    def _record(self, resource: kind.Resource, diff: _Diff) -> kind.Record:
-        """What the journal learns of an update: all that it does not have like this already."""
-        return kind.Record(
-            name=resource.name,
-            pool=resource.pool,
-            fields={
-                path: value
-                for path, value in sorted(resource.fields.items())
-                if not self._was(resource.address, path, value)
-            },
-            unset=diff.gone,
-        )
 
     # --- instances ---
 
-    def _choose(self, address: str) -> _Choice:
+    def _choose(self, address: str) -> laying.Choice:
         """The row of one desired instance, power included."""
         resource = self.wanted.resources[address]
         details = self.wanted.details[address]
         live = self.live.get(address)
         resolve = bool(details.resolve)
         if live is None:
-            return _Choice(
+            return laying.Choice(
                 resource=resource,
                 live=None,
                 action="create",
-                cause=VANISHED if address in self.recorded else NEW,
+                cause=difference.VANISHED if address in self.recorded else difference.NEW,
                 start=True,
                 resolve=resolve,
             )
-        running = live.power in UP
+        running = live.power in laying.UP
         if live.half_made:
-            return _Choice(
+            return laying.Choice(
                 resource=resource,
                 live=live,
                 action="replace",
-                cause=CUT_OFF,
+                cause=difference.CUT_OFF,
                 stop=running,
                 start=True,
                 resolve=resolve,
             )
-        diff = self._diff(resource, live, _instance_impact(resource, live))
+        diff = self.book.compare(resource, live, difference.instance_impact(resource, live))
         adopt = address not in self.recorded
-        causes = (*((ADOPTED,) if adopt else ()), *diff.causes)
+        causes = (*((difference.ADOPTED,) if adopt else ()), *diff.causes)
         if diff.impact == "replace":
-            return _Choice(
+            return laying.Choice(
                 resource=resource,
                 live=live,
                 action="replace",
@@ -567,7 +380,7 @@ class _Work:
             action = "update"
         else:
             action = "adopt" if adopt else "start"
-        return _Choice(
+        return laying.Choice(
             resource=resource,
             live=live,
             action=action,
@@ -588,6 +401,9 @@ class _Work:
             return "frozen"
         if not live.ever_started:
             return "never started"
+        known = self.recorded.get(live.address)
+        if not live.exit_code and known is not None and known.power == "stopped":
+            return "stopped by ic"  # an end that was asked for is no completion
         if live.exit_code == 0 and details.one_shot:
             return "completed, and run again by up" if self.options.mode == "up" else ""
         if live.exit_code is not None:
@@ -599,12 +415,12 @@ class _Work:
         todo = True
         while todo:
             todo = False
-            for address, choice in sorted(self.choices.items()):
+            for address, choice in sorted(self.draft.choices.items()):
                 if (
                     choice.stop
                     or choice.makes
                     or choice.live is None
-                    or choice.live.power not in UP
+                    or choice.live.power not in laying.UP
                 ):
                     continue
                 moved = [
@@ -614,7 +430,7 @@ class _Work:
                 ]
                 if moved:
                     cause = f"{', '.join(moved)} restarts"
-                    self.choices[address] = msgspec.structs.replace(
+                    self.draft.choices[address] = msgspec.structs.replace(
                         choice,
                         action="restart",
                         cause="; ".join(part for part in (choice.cause, cause) if part),
@@ -625,342 +441,24 @@ class _Work:
                     todo = True
 
     def _moves(self, address: str) -> bool:
-        choice = self.choices.get(address)
+        choice = self.draft.choices.get(address)
         return choice is not None and (choice.stop or choice.action == "replace")
-
-    def _plan_instance(self, choice: _Choice) -> None:
-        """Lay the steps of one decision; nothing at all when it is settled."""
-        address = choice.resource.address
-        live = choice.live
-        if choice.makes:
-            steps = self._making(choice)
-        elif live is not None and choice.unfreeze and choice.start:
-            steps = [
-                *self._updating(choice, live),
-                instance.unfreeze(address, live.name, project=self.project),
-            ]
-        elif live is not None and (choice.diff.fields or choice.start or choice.resolve):
-            steps = self._updating(choice, live)
-        elif choice.adopt:
-            self._note(
-                address,
-                "adopt",
-                ADOPTED,
-                kind.Record(
-                    name=choice.resource.name,
-                    fields=choice.resource.fields,
-                    power="running" if live and live.power in UP else None,
-                ),
-            )
-            return
-        else:
-            return
-        fields = choice.diff.fields or (_given(choice.resource) if live is None else ())
-        self._put(address, choice.action, choice.cause, steps, fields)
-
-    def _directories(self, address: str) -> list[kind.Step]:
-        return [
-            kind.Step(
-                id=f"{address}#mkdir-{names.short_hash(directory)}",
-                address=address,
-                event="",
-                deed=kind.MakeDirectory(directory=directory),
-            )
-            for directory in self.wanted.details[address].directories
-        ]
-
-    def _unfilled(self, address: str) -> frozenset[str]:
-        """The devices of volumes that a Seed step of this plan fills first."""
-        return frozenset(
-            use.device for use in self.wanted.details[address].uses if self._fills(use.address)
-        )
-
-    def _fills(self, address: str) -> bool:
-        """Whether a volume is to be made, or made again because its filling was cut off."""
-        live = self.live.get(address)
-        return live is None or ("config", names.SEEDED) not in live.fields
-
-    def _ready(self, address: str) -> tuple[str, ...]:
-        """The steps of other resources that an instance must follow: image, networks, the project."""
-        details = self.wanted.details[address]
-        resource = self.wanted.resources[address]
-        wanted = [f"{names.address('project', self.project)}#create", f"{details.image}#pull"]
-        for need in resource.needs:
-            if names.kind_of(need) == "network":
-                wanted += [f"{need}#create", f"{need}#update"]
-        return tuple(step for step in wanted if step in self.steps)
-
-    def _making(self, choice: _Choice) -> list[kind.Step]:
-        """Create, or stop, delete and create; then user, disks of filled volumes, start."""
-        resource, live = choice.resource, choice.live
-        address = resource.address
-        made = self._directories(address)
-        ready = (*self._ready(address), *(step.id for step in made))
-        steps = list(made)
-        if live is not None:
-            if choice.stop:
-                steps.append(
-                    instance.stop(
-                        address,
-                        live.name,
-                        project=self.project,
-                        grace_ms=self._own_grace(resource),
-                        needs=ready,
-                    )
-                )
-                ready = (f"{address}#stop",)
-            steps.append(instance.delete(address, live.name, project=self.project, needs=ready))
-            ready = (f"{address}#delete",)
-        without = self._unfilled(address)
-        steps.append(
-            instance.create(
-                resource,
-                project=self.project,
-                source={"type": "image", "fingerprint": self._fingerprint(address)},
-                without=without,
-                needs=ready,
-            )
-        )
-        last = f"{address}#create"
-        if choice.resolve:
-            steps.append(
-                instance.resolve_user(
-                    address,
-                    resource.name,
-                    project=self.project,
-                    user=self.wanted.details[address].resolve,
-                    needs=(last,),
-                )
-            )
-            last = f"{address}#user"
-        if without:
-            devices = {p: v for p, v in sorted(resource.fields.items()) if p[1] in without}
-            steps.append(
-                instance.update(
-                    address,
-                    resource.name,
-                    project=self.project,
-                    set_=devices,
-                    unset=(),
-                    record=kind.Record(name=resource.name, fields=devices),
-                    needs=(last, *self._fillings(address)),
-                    verb="attach",
-                    want="running",
-                )
-            )
-            last = f"{address}#attach"
-        steps.append(self._start(address, resource.name, (last,)))
-        return steps
-
-    def _fingerprint(self, address: str) -> object:
-        """The image's fingerprint, or a reference to the pull that will bring it."""
-        image_address = self.wanted.details[address].image
-        if f"{image_address}#pull" in self.steps:
-            return kind.Result(image_address, "fingerprint")
-        return self.wanted.images[image_address].fingerprint
-
-    def _fillings(self, address: str) -> tuple[str, ...]:
-        return tuple(
-            sorted(
-                {
-                    f"{use.address}#create"
-                    for use in self.wanted.details[address].uses
-                    if self._fills(use.address)
-                }
-            )
-        )
-
-    def _updating(self, choice: _Choice, live: kind.Live) -> list[kind.Step]:
-        """One write, and what must follow it: a user, disks of filled volumes, a restart or a start.
-
-        Device changes that need a restart are made while the instance is stopped: plugging them in live
-        would fail or do nothing. So is a change of raw.lxc: the old process ends on its own stop signal.
-        """
-        address = choice.resource.address
-        steps = self._directories(address)
-        ready = (*self._ready(address), *(step.id for step in steps))
-        without = self._unfilled(address)
-        now = {p: v for p, v in sorted(choice.diff.set.items()) if p[1] not in without}
-        later = {p: v for p, v in sorted(choice.diff.set.items()) if p[1] in without}
-        cold = choice.stop and any(
-            field.impact == "restart" and field.path.startswith(("devices.", "config.raw.lxc"))
-            for field in choice.diff.fields
-        )
-        writes = self._writes(choice, live.name, now, later)
-        stop = instance.stop(
-            address,
-            live.name,
-            project=self.project,
-            grace_ms=self._own_grace(choice.resource),
-            needs=(),
-        )
-        if choice.stop:
-            writes = [stop, *writes] if cold else [*writes, stop]
-        for step in writes:
-            chained = msgspec.structs.replace(step, needs=(*ready, *step.needs))
-            steps.append(chained)
-            ready = (step.id,)
-        if choice.start and not choice.unfreeze:
-            needs = tuple(dict.fromkeys((*ready, *self._fillings(address))))
-            steps.append(self._start(address, live.name, needs))
-        return steps
-
-    def _writes(
-        self, choice: _Choice, name: str, now: kind.Fields, later: kind.Fields
-    ) -> list[kind.Step]:
-        """The write, the user and the disks of filled volumes of a live instance, in this order."""
-        address = choice.resource.address
-        steps: list[kind.Step] = []
-        moving = _moving_cards(choice.diff, choice.live)
-        if moving:
-            now |= {p: v for p, v in choice.resource.fields.items() if p[1] in moving}
-            steps.append(self._detach(address, name, moving))
-        unset = tuple(path for path in choice.diff.unset if path[1] not in moving)
-        if now or unset or (choice.adopt and not later):
-            record = self._record(choice.resource, choice.diff)
-            fields = {p: v for p, v in record.fields.items() if p not in later}
-            steps.append(
-                instance.update(
-                    address,
-                    name,
-                    project=self.project,
-                    set_=dict(sorted(now.items())),
-                    unset=unset,
-                    record=msgspec.structs.replace(record, fields=fields),
-                    needs=(),
-                    want=choice.resource.power,
-                )
-            )
-        if choice.resolve:
-            user = self.wanted.details[address].resolve
-            steps.append(
-                instance.resolve_user(address, name, project=self.project, user=user, needs=())
-            )
-        if later:
-            steps.append(
-                instance.update(
-                    address,
-                    name,
-                    project=self.project,
-                    set_=later,
-                    unset=(),
-                    record=kind.Record(name=name, fields=later),
-                    needs=self._fillings(address),
-                    verb="attach",
-                    want=choice.resource.power,
-                )
-            )
-        return steps
-
-    def _detach(self, address: str, name: str, moving: tuple[str, ...]) -> kind.Step:
-        """Take cards away that get another network: the server checks new ones beside the old ones."""
-        known = self.recorded.get(address)
-        gone = tuple(sorted(p for p in (known.fields if known else {}) if p[1] in moving))
-        return instance.update(
-            address,
-            name,
-            project=self.project,
-            set_={},
-            unset=tuple(("devices", device) for device in moving),
-            record=kind.Record(name=name, unset=gone),
-            needs=(),
-            verb="detach",
-        )
-
-    def _own_grace(self, resource: kind.Resource) -> int:
-        return resource.grace_ms if self.options.grace_ms is None else self.options.grace_ms
-
-    def _start(self, address: str, name: str, needs: tuple[str, ...]) -> kind.Step:
-        """A start after the starts (or ends) of what it depends on; the edges are completed by `_link`."""
-        networks = tuple(step for step in self._ready(address) if step.startswith("network:"))
-        return instance.start(
-            address,
-            name,
-            project=self.project,
-            needs=tuple(dict.fromkeys((*needs, *networks))),
-            after=(),
-        )
-
-    def _link(self) -> None:
-        """Edges between instances: starts wait for starts, or for the end of one-shot jobs."""
-        for address, change in sorted(self.changes.items()):
-            start = self.steps.get(f"{address}#start")
-            if start is None or names.kind_of(address) != "instance" or address in self.removed:
-                continue
-            needs, after = list(start.needs), list(start.after)
-            added: list[kind.Step] = []
-            for wait in self.wanted.details[address].waits:
-                step = self._awaited(wait, added)
-                if step is not None:
-                    (needs if wait.required else after).append(step)
-            linked = msgspec.structs.replace(
-                start, needs=tuple(dict.fromkeys(needs)), after=tuple(dict.fromkeys(after))
-            )
-            steps = [linked if step.id == linked.id else step for step in change.steps]
-            at = steps.index(linked)
-            steps[at:at] = added
-            self.steps[linked.id] = linked
-            self.changes[address] = msgspec.structs.replace(change, steps=tuple(steps))
-
-    def _take_over(self) -> None:
-        """Edges from what lets a port or an address go to what takes it."""
-        for address in sorted(self.choices):
-            change = self.changes.get(address)
-            released = self._claims_of_others(address) if change else ()
-            if change is None or not released:
-                continue
-            taking = (f"{address}#create", f"{address}#update")
-            steps = tuple(
-                msgspec.structs.replace(step, needs=tuple(dict.fromkeys((*step.needs, *released))))
-                if step.id in taking
-                else step
-                for step in change.steps
-            )
-            self.steps |= {step.id: step for step in steps}
-            self.changes[address] = msgspec.structs.replace(change, steps=steps)
-
-    def _awaited(self, wait: desired.Wait, added: list[kind.Step]) -> str | None:
-        """The step that a dependency's start or end is; a wait for an end is made where it is missing."""
-        start = f"{wait.address}#start"
-        if wait.condition == "service_started":
-            return start if start in self.steps else None
-        choice = self.choices.get(wait.address)
-        done = (
-            choice is not None
-            and start not in self.steps
-            and choice.live is not None
-            and choice.live.power == "Stopped"
-        )
-        if choice is None or done:
-            return None
-        step = instance.await_exit(
-            wait.address,
-            choice.resource.name,
-            project=self.project,
-            needs=(start,) if start in self.steps else (),
-        )
-        if step.id not in self.steps:
-            self.steps[step.id] = step
-            added.append(step)
-        return step.id
 
     # --- claims: ports and addresses inside the stack ---
 
     def _check_claims(self) -> None:
         """A port or an address that another instance of this stack holds must be let go before."""
         problems: list[str] = []
-        for address, choice in sorted(self.choices.items()):
-            wanted = _claims(choice.resource.fields)
-            for other, live in sorted(self.live.items()):
-                if other == address or names.kind_of(other) != "instance":
+        for address, choice in sorted(self.draft.choices.items()):
+            wanted = claims.of(choice.resource.fields)
+            for other, claimed in self.draft.held.items():
+                held = [claim for claim in claimed if claims.meets(claim, wanted)]
+                if other == address or not held or self._lets_go(other, held):
                     continue
-                held = [claim for claim in _claims(live.fields) if _meets(claim, wanted)]
-                if not held or self._lets_go(other, held):
-                    continue
-                if not held[0][0].startswith("ip") and live.power not in UP:
+                if held[0][0] != "ip" and self.live[other].power not in laying.UP:
                     continue
                 problems.append(
-                    f"{names.name_of(address)} wants {_claim_text(held[0])}, which "
+                    f"{names.name_of(address)} wants {claims.text(held[0])}, which "
                     f"{names.name_of(other)} has"
                 )
         if problems:
@@ -970,26 +468,14 @@ class _Work:
                 hint="remove the other one (apply, or up --remove-orphans), or choose another",
             )
 
-    def _claims_of_others(self, address: str) -> tuple[str, ...]:
-        """The steps by which other instances let go what this one takes over from them."""
-        wanted = _claims(self.choices[address].resource.fields)
-        return tuple(
-            step
-            for other, live in sorted(self.live.items())
-            if other != address
-            and names.kind_of(other) == "instance"
-            and any(_meets(claim, wanted) for claim in _claims(live.fields))
-            for step in self._release(other)
-        )
-
-    def _lets_go(self, other: str, held: list[tuple[str, str, str]]) -> bool:
-        if other in self.removed:
+    def _lets_go(self, other: str, held: list[claims.Claim]) -> bool:
+        if other in self.draft.removed:
             return True
-        choice = self.choices.get(other)
+        choice = self.draft.choices.get(other)
         if choice is None:
             return False
-        keeps = _claims(choice.resource.fields)
-        return not any(_meets(claim, keeps) for claim in held)
+        keeps = claims.of(choice.resource.fields)
+        return not any(claims.meets(claim, keeps) for claim in held)
 
     # --- the other kinds ---
 
@@ -997,7 +483,7 @@ class _Work:
         """Pull what an instance is going to be made from and the server does not have."""
         makes = {
             self.wanted.details[address].image
-            for address, choice in self.choices.items()
+            for address, choice in self.draft.choices.items()
             if choice.makes
         }
         for address, found in sorted(self.wanted.images.items()):
@@ -1008,12 +494,12 @@ class _Work:
             if there or (same and address not in makes):
                 continue
             if kept is None:
-                cause = NEW
+                cause = difference.NEW
             else:
                 cause = "gone from the server" if same else "the registry has a newer one"
             step = image.pull(found)
             first = f"{names.address('project', self.project)}#create"
-            if first in self.steps:
+            if first in self.draft.steps:
                 step = msgspec.structs.replace(step, needs=(first,))
             fields = (
                 kind.FieldChange(
@@ -1023,12 +509,14 @@ class _Work:
                     impact="in-place",
                 ),
             )
-            self._put(address, "update" if kept and not same else "create", cause, (step,), fields)
+            self.draft.put(
+                address, "update" if kept and not same else "create", cause, (step,), fields
+            )
 
     def _forget_images(self) -> None:
         for address in self._addresses("image"):
             if address not in self.wanted.images and address not in self.wanted.known:
-                self._forget(address, "no service uses it any more")
+                self.draft.forget(address, "no service uses it any more")
 
     def _plan_networks(self) -> None:
         first = f"{names.address('project', self.project)}#create"
@@ -1037,17 +525,17 @@ class _Work:
                 continue
             live = self.live.get(address)
             if live is None or live.name != resource.name:
-                cause = VANISHED if address in self.recorded else NEW
+                cause = difference.VANISHED if address in self.recorded else difference.NEW
                 step = network.create(resource)
-                if first in self.steps:
+                if first in self.draft.steps:
                     step = msgspec.structs.replace(step, needs=(first,))
                 if live is None:
-                    self._put(address, "create", cause, (step,), _given(resource))
+                    self.draft.put(address, "create", cause, (step,), difference.given(resource))
                 else:
-                    diff = self._diff(resource, live, network.impact)
-                    self._put(address, "replace", "; ".join(diff.causes), (step,), diff.fields)
+                    diff = self.book.compare(resource, live, network.impact)
+                    self.draft.put(address, "replace", "; ".join(diff.causes), (step,), diff.fields)
                 continue
-            diff = self._diff(resource, live, network.impact)
+            diff = self.book.compare(resource, live, network.impact)
             self._settle(
                 resource,
                 diff,
@@ -1063,30 +551,30 @@ class _Work:
     def _settle(
         self,
         resource: kind.Resource,
-        diff: _Diff,
+        diff: difference.Diff,
         write: Callable[[kind.Record], kind.Step],
     ) -> None:
         """Adopt or update a live network or volume in place; nothing when it is settled."""
         adopt = resource.address not in self.recorded
         if diff.fields:
-            cause = "; ".join((*((ADOPTED,) if adopt else ()), *diff.causes))
-            step = write(self._record(resource, diff))
-            self._put(resource.address, "update", cause, (step,), diff.fields)
+            cause = "; ".join((*((difference.ADOPTED,) if adopt else ()), *diff.causes))
+            step = write(self.book.record(resource, diff))
+            self.draft.put(resource.address, "update", cause, (step,), diff.fields)
         elif adopt:
             record = kind.Record(name=resource.name, pool=resource.pool, fields=resource.fields)
-            self._note(resource.address, "adopt", ADOPTED, record)
+            self.draft.note(resource.address, "adopt", difference.ADOPTED, record)
 
     def _plan_volumes(self) -> None:
         for address, resource in sorted(self.wanted.resources.items()):
             if names.kind_of(address) != "volume":
                 continue
             live = self.live.get(address)
-            if self._fills(address):
-                self._fill(resource, live)
+            if self.draft.fills(address):
+                self.draft.fill(resource, live)
                 continue
             if live is None:
                 continue
-            diff = self._diff(resource, live, volume.impact)
+            diff = self.book.compare(resource, live, volume.impact)
             self._settle(
                 resource,
                 diff,
@@ -1101,40 +589,6 @@ class _Work:
                 ),
             )
 
-    def _fill(self, resource: kind.Resource, live: kind.Live | None) -> None:
-        """Make a volume from the root of the first instance that mounts it."""
-        users = [
-            (address, use)
-            for address, details in sorted(self.wanted.details.items(), key=_by_address)
-            for use in details.uses
-            if use.address == resource.address
-        ]
-        address, use = users[0]
-        last = next(
-            (
-                f"{address}#{verb}"
-                for verb in ("user", "create", "update", "stop")
-                if f"{address}#{verb}" in self.steps
-            ),
-            None,
-        )
-        details = self.wanted.details[address]
-        step = volume.seed(
-            resource,
-            project=self.project,
-            instance=self.wanted.resources[address].name,
-            target=use.target,
-            fill=not use.nocopy,
-            marker=details.image_digest,
-            needs=(last,) if last else (),
-        )
-        if live is not None:
-            cause, action = UNFILLED, "update"
-        else:
-            cause, action = (VANISHED if resource.address in self.recorded else NEW), "create"
-        fields = _given(resource) if live is None else ()
-        self._put(resource.address, action, cause, (step,), fields)
-
     # --- what the files do not name any more ---
 
     def _plan_removals(self) -> None:
@@ -1142,7 +596,7 @@ class _Work:
         causes: dict[str, str] = {}
         left: list[str] = []
         for address in self._addresses("instance"):
-            service = service_of(address)
+            service = laying.service_of(address)
             if address in self.wanted.details or service in self.wanted.kept:
                 continue
             scaled = service in self.wanted.services
@@ -1152,7 +606,7 @@ class _Work:
                 else:
                     left.append(address)
             elif scaled or self._removes():
-                causes[address] = "scaled down" if scaled else REMOVED
+                causes[address] = "scaled down" if scaled else difference.REMOVED
             elif address in self.live:
                 left.append(address)
         if left:
@@ -1177,7 +631,7 @@ class _Work:
                 if live is not None and live.name != resource.name:
                     self._drop_renamed(address, live)
             elif address in self.recorded and address not in self.wanted.known and self._removes():
-                self._remove_network(address, REMOVED)
+                self._remove_network(address, difference.REMOVED)
             elif address not in self.recorded and address not in self.wanted.known:
                 if self.options.remove_orphans:
                     self._remove_network(address, "orphan: not in the journal, not in the files")
@@ -1190,124 +644,14 @@ class _Work:
 
     def _drop_renamed(self, address: str, live: kind.Live) -> None:
         """The old bridge of a network that got another name goes when its instances have left it."""
-        change = self.changes[address]
+        change = self.draft.changes[address]
         step = msgspec.structs.replace(
             network.delete(address, live.name),
-            needs=(f"{address}#create", *self._leavers(live.name)),
+            needs=(f"{address}#create", *self.draft.leavers(live.name)),
             record=kind.Record(name=change.steps[0].record.name),
         )
-        self.steps[step.id] = step
-        self.changes[address] = msgspec.structs.replace(change, steps=(*change.steps, step))
-
-
-# --- pure pieces -------------------------------------------------------------------------------------
-
-_CAUSES = (NEW_IMAGE, CHANGED, NAMES, REMOVED, DRIFT)
-_EVENTS = {
-    "project": "proj",
-    "image": "img",
-    "network": "net",
-    "volume": "vol",
-    "instance": "inst",
-}
-_KINDS = ("project", "image", "network", "volume", "instance")
-
-
-def natural(address: str) -> tuple[str, int, str]:
-    """web/2 before web/10."""
-    stem, _, tail = address.rpartition("/")
-    return (stem, int(tail), "") if stem and tail.isdecimal() else (address, 0, "")
-
-
-def _by_address(item: tuple[str, desired.Details]) -> tuple[str, int, str]:
-    return natural(item[0])
-
-
-def service_of(address: str) -> str:
-    """`web` of `instance:web/1`."""
-    return names.name_of(address).rpartition("/")[0]
-
-
-def _place(change: changes.Change) -> tuple[int, int, tuple[str, int, str]]:
-    order = _KINDS.index(names.kind_of(change.address))
-    if change.action in {"delete", "forget"}:
-        return 1, -order, natural(change.address)
-    return 0, order, natural(change.address)
-
-
-def _given(resource: kind.Resource) -> tuple[kind.FieldChange, ...]:
-    """The fields of something new."""
-    return tuple(
-        kind.FieldChange(
-            path=kind.text_of(path),
-            old=None,
-            new=value if kind.is_public(path) else None,
-            impact="in-place",
-            redacted=not kind.is_public(path),
-        )
-        for path, value in sorted(resource.fields.items())
-    )
-
-
-def _moving_cards(diff: _Diff, live: kind.Live | None) -> tuple[str, ...]:
-    """The cards that are there and leave their network, where another one comes into a network."""
-    comes = {path[1] for path in diff.set if path[0] == "devices" and path[2:] == ("network",)}
-    if live is None or not comes:
-        return ()
-    cards = {p[1] for p in live.fields if p[0] == "devices" and p[2:] == ("network",)}
-    goes = {path[1] for path in diff.unset if len(path) == 2}
-    return tuple(sorted(cards & (comes | goes)))
-
-
-def _lost_devices(resource: kind.Resource, gone: tuple[kind.Path, ...]) -> frozenset[str]:
-    """Devices of which nothing is desired any more."""
-    kept = {path[1] for path in resource.fields if path[0] == "devices"}
-    return frozenset(path[1] for path in gone if path[0] == "devices" and path[1] not in kept)
-
-
-def _instance_impact(
-    resource: kind.Resource, live: kind.Live
-) -> Callable[[kind.Path, str | None, str | None], kind.Impact]:
-    """The impact of one path, with the whole device in view where there is one."""
-
-    def impact(path: kind.Path, old: str | None, new: str | None) -> kind.Impact:
-        own = instance.impact(path, old, new)
-        if path[0] != "devices" or own == "replace":
-            return own
-        bodies = [
-            {p[2]: v for p, v in fields.items() if p[:2] == path[:2]}
-            for fields in (resource.fields, live.fields)
-        ]
-        present = [body for body in bodies if body]
-        return "restart" if "restart" in map(instance.device_impact, present) else "in-place"
-
-    return impact
-
-
-def _claims(fields: kind.Fields) -> tuple[tuple[str, str, str], ...]:
-    """What only one instance can have: (what, where, which) of ports and planned addresses."""
-    ports = [(protocol, host, str(port)) for protocol, host, port in desired.proxies(fields)]
-    addresses = [
-        ("ip", fields.get((*path[:2], "network"), ""), value.partition("/")[0])
-        for path, value in sorted(fields.items())
-        if path[0] == "devices" and path[2:] == ("ipv4.address",) and value != "none"
-    ]
-    return (*ports, *addresses)
-
-
-def _meets(claim: tuple[str, str, str], others: tuple[tuple[str, str, str], ...]) -> bool:
-    what, where, which = claim
-    return any(
-        what == other
-        and which == number
-        and (where == place if what == "ip" else allot.clash(where, place))
-        for other, place, number in others
-    )
-
-
-def _claim_text(claim: tuple[str, str, str]) -> str:
-    what, _, which = claim
-    return f"address {which}" if what == "ip" else f"port {which}/{what}"
+        self.draft.steps[step.id] = step
+        self.draft.changes[address] = msgspec.structs.replace(change, steps=(*change.steps, step))
 
 
 def _check_order(found: changes.Plan) -> None:

@@ -166,6 +166,14 @@ def _power(
     return _live(here, address, power=power, exit_code=exit_code, ever_started=ever_started)
 
 
+def _stopped_by_ic(here: world.World, address: str) -> world.World:
+    """A run was cut off after it had stopped an instance; the process ended with 0."""
+    known = msgspec.structs.replace(here.recorded.resources[address], power="stopped")
+    resources = {**here.recorded.resources, address: known}
+    recorded = msgspec.structs.replace(here.recorded, resources=resources)
+    return _power(msgspec.structs.replace(here, recorded=recorded), address, "Stopped", 0)
+
+
 def _half_made(here: world.World, address: str) -> world.World:
     return _live(here, address, half_made=True, power="Stopped", ever_started=False)
 
@@ -200,6 +208,7 @@ EDITS: dict[str, Any] = {
     "remove": _remove,
     "forget": _forget,
     "power": _power,
+    "stopped-by-ic": _stopped_by_ic,
     "half-made": _half_made,
     "facts": _facts,
     "foreign": _foreign,

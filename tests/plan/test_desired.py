@@ -6,7 +6,7 @@ import pytest
 
 from ic import errors
 from ic.fields import section
-from ic.plan import desired
+from ic.plan import claims, desired
 from tests.plan import world
 
 
@@ -124,7 +124,7 @@ def test_proxies_are_read_from_fields() -> None:
         ("devices", "c", "listen"): "unix:/run/x",
         ("config", "listen"): "tcp:0.0.0.0:81",
     }
-    assert desired.proxies(fields) == [("tcp", "0.0.0.0", 80), ("udp", "::1", 53)]
+    assert claims.proxies(fields) == [("tcp", "0.0.0.0", 80), ("udp", "::1", 53)]
 
 
 def test_what_is_said_once_is_not_said_again() -> None:

@@ -123,6 +123,7 @@ def test_an_apply_cut_off_anywhere_is_finished_by_the_next_one(
     again, _ = settle(now, after)
     assert again.changes == (), changes.render(again)
     world.agree(after)
+    assert {one.power for one in after.live.values()} <= {"", "Running"}
 
 
 @settings(max_examples=25, deadline=None)

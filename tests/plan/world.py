@@ -152,7 +152,8 @@ def _do(world: World, done: changes.Plan, step: kind.Step) -> World:
             volume, fields={**volume.fields, **seeded}, pool=step.record.pool
         )
     elif isinstance(deed, kind.Stop):
-        live[step.address] = _power(live[step.address], "Stopped")
+        ended = _power(live[step.address], "Stopped")
+        live[step.address] = msgspec.structs.replace(ended, exit_code=0)
     elif isinstance(deed, kind.Start):
         live[step.address] = _power(live[step.address], "Running")
     elif isinstance(deed, kind.Pull):
