@@ -63,43 +63,63 @@ def _error_text(body: str) -> str:
     )
 
 
+def _receive(
+    socket: websocket.WebSocket, timeout: float | None, what: str, clock: Callable[[], float]
+) -> bytes | None:
+    """The next message of ours, empty at the end, None when none came within `timeout` seconds.
+
+    Raises Unreachable when the connection broke.
+    """
+    import websocket
+
+    deadline = None if timeout is None else clock() + timeout
+    while True:
+        # The server's pings are messages too: each would begin the time anew.
+        left = None if deadline is None else deadline - clock()
+        if left is not None and left <= 0:
+            return None
+        socket.settimeout(left)
+        try:
+            data = _message(socket)
+        except websocket.WebSocketTimeoutException:
+            return None
+        except (websocket.WebSocketException, OSError) as cause:
+            raise errors.Unreachable(f"cannot follow {what}: the connection broke") from cause
+        if data is None:
+            return b""
+        if data:
+            return data
+
+
 class Events:
     """Events as they come: iterate, or ask for the `next` with a deadline."""
 
     def __init__(
-        self, socket: websocket.WebSocket, stopped: Callable[[], bool] | None = None
+        self, socket: websocket.WebSocket, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._socket = socket
-        self._stopped = stopped
+        self._clock = clock
 
     def next(self, timeout: float | None = None) -> dict[str, Any] | None:
         """The next event, None when none came within `timeout` seconds. Raises Unreachable when it broke."""
-        import websocket
-
-        self._socket.settimeout(timeout)
-        try:
-            text = self._socket.recv()
-        except websocket.WebSocketTimeoutException:
-            return None
-        except (websocket.WebSocketException, OSError) as cause:
-            raise errors.Unreachable(
-                "cannot follow the server's events: the connection broke"
-            ) from cause
-        if not text:
+        text = _receive(self._socket, timeout, "the server's events", self._clock)
+        if text == b"":
             raise errors.Unreachable("cannot follow the server's events: the server ended them")
-        try:
-            event: object = msgspec.json.decode(text)
-        except (msgspec.MsgspecError, RecursionError) as cause:
-            raise errors.OperationFailed(
-                "cannot follow the server's events: not an event"
-            ) from cause
-        return cast("dict[str, Any]", event) if isinstance(event, dict) else {}
+        return None if text is None else _event(text)
 
     def __iter__(self) -> Generator[dict[str, Any]]:
         while True:
             event = self.next()
             if event is not None:
                 yield event
+
+
+def _event(text: bytes) -> dict[str, Any]:
+    try:
+        event: object = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, RecursionError) as cause:
+        raise errors.OperationFailed("cannot follow the server's events: not an event") from cause
+    return cast("dict[str, Any]", event) if isinstance(event, dict) else {}
 
 
 @contextlib.contextmanager
@@ -116,23 +136,18 @@ def events(to: transport.Transport, query: Mapping[str, str]) -> Generator[Event
 class Console:
     """What an instance writes, as it comes."""
 
-    def __init__(self, socket: websocket.WebSocket) -> None:
+    def __init__(
+        self, socket: websocket.WebSocket, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._socket = socket
+        self._clock = clock
 
     def next(self, timeout: float | None = None) -> bytes | None:
         """The next piece, empty at the end, None when none came within `timeout` seconds.
 
         Raises Unreachable when the connection broke.
         """
-        import websocket
-
-        self._socket.settimeout(timeout)
-        try:
-            return _frame(self._socket)
-        except websocket.WebSocketTimeoutException:
-            return None
-        except (websocket.WebSocketException, OSError) as cause:
-            raise errors.Unreachable("cannot follow a console: the connection broke") from cause
+        return _receive(self._socket, timeout, "a console", self._clock)
 
 
 @contextlib.contextmanager
@@ -181,7 +196,7 @@ def collect(
                 raise errors.TimedOut(f"cannot {doing}: not done after {timeout:g} s, killed")
             for number in _ready(open_ones, sockets, min(left, _TICK)):
                 name = open_ones[number]
-                data = _frame(sockets[name])
+                data = _message(sockets[name])
                 if data is not None:
                     kept = written[name]
                     kept += data[: limit - len(kept)]
@@ -209,11 +224,12 @@ def _ready(
     return held or select.select(list(open_ones), [], [], timeout)[0]
 
 
-def _frame(socket: websocket.WebSocket) -> bytes | None:
-    """What one frame brings of a stream; None at its end (an empty message, a close, a closed connection).
+def _message(socket: websocket.WebSocket) -> bytes | None:
+    """What one frame brings; empty when it is none of ours (a ping, which is answered); None at the end.
 
-    Answers pings itself: at the end of a command the server is often gone before the answer, which is
-    no loss, while the library would take it for one.
+    Messages of Incus are single frames. The end is an empty message, a close, or a closed connection. Pings
+    are answered here: at the end of a command the server is often gone before the answer, which is no
+    loss, while the library would take it for one.
     """
     import websocket
 
