@@ -174,19 +174,18 @@ class _Console:
                 return True
 
     def _last_words(self) -> None:
-        """What one that has ended without being followed has said, after what was there from earlier runs.
+        """What one that has ended without being followed has said.
 
-        It is brought into the buffer a moment after the end.
+        It comes into the buffer a moment after the end: behind what earlier runs have left there, or instead
+        of it. What does not change for a while is taken for the same words, said again.
         """
         end = time.monotonic() + END_SECONDS
-        while True:
-            found = self._buffer()
-            if found is not None and found != self.before:
-                self._say(found.removeprefix(self.before))
-                return
-            if time.monotonic() > end:
-                return
+        found = self._buffer()
+        while found in (None, self.before) and time.monotonic() < end:
             time.sleep(SETTLE_SECONDS)
+            found = self._buffer()
+        if found is not None:
+            self._say(found if found == self.before else found.removeprefix(self.before))
 
     def _buffer(self) -> bytes | None:
         """What the buffer holds; None for the moment in which it cannot be read, while an instance ends.
