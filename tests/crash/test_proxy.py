@@ -58,7 +58,7 @@ class Echo(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(text)
 
-    do_GET = do_POST = do_PUT = answer  # noqa: N815
+    do_GET = do_POST = do_PUT = answer
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -44,6 +44,15 @@ def changed(**services: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
+def environment(shop: scenario.Scenario, instance: str) -> str:
+    """The environment of process 1, a variable a line; a process between two programs has none."""
+    for _ in range(20):
+        found = shop.run(instance, "sh", "-c", "tr '\\0' '\\n' </proc/1/environ")
+        if found:
+            return found
+    return ""
+
+
 def test_create_makes_what_the_file_says_and_marks_it(shop: scenario.Scenario) -> None:
     shop.become({"web": "Running", "data": "Running", "job": "Stopped"})
     config = shop.instance("web")["config"]
@@ -62,8 +71,7 @@ def test_create_makes_what_the_file_says_and_marks_it(shop: scenario.Scenario) -
     ]
     assert {one["config"]["user.ic.lin"] for one in stamped} == {lineage}
     assert f'"lin":"{lineage}"' in shop.project()["user.ic.head"]
-    environment = shop.run("web", "sh", "-c", "tr '\\0' '\\n' </proc/1/environ").splitlines()
-    assert "GREETING=hello" in environment
+    assert "GREETING=hello" in environment(shop, "web").splitlines()
 
 
 def test_a_second_apply_and_a_plan_write_nothing(shop: scenario.Scenario) -> None:
@@ -112,7 +120,7 @@ def test_an_environment_value_changes_by_restart(shop: scenario.Scenario) -> Non
     change = scenario.field(plan["instance:web/1"], "config.environment.GREETING")
     assert (change["impact"], change["old"], change["new"]) == ("restart", None, None)
     shop.apply()
-    assert "GREETING=good day" in shop.run("web", "sh", "-c", "tr '\\0' '\\n' </proc/1/environ")
+    assert "GREETING=good day" in environment(shop, "web")
     assert shop.uuid("web") == uuid
     assert shop.started("web") != started
     assert shop.started("data") == other
@@ -131,7 +139,7 @@ def test_another_image_replaces_the_instance_and_keeps_its_volume(shop: scenario
     assert shop.volumes()["store"]["created_at"] == volume
     assert shop.run("data", "cat", "/srv/data/mine") == "kept\n"
     # Both images have the same layers, so the same fingerprint: the second one's config counts.
-    assert "WORKER_MODE=mode-2" in shop.run("data", "sh", "-c", "tr '\\0' '\\n' </proc/1/environ")
+    assert "WORKER_MODE=mode-2" in environment(shop, "data")
     assert "--serve\n2\n" in shop.run("data", "sh", "-c", "tr '\\0' '\\n' </proc/1/cmdline")
 
 
@@ -262,7 +270,7 @@ def test_a_removed_service_goes_with_apply_and_stays_with_up(shop: scenario.Scen
     shop.apply(document)
     shop.compose(FILE)
     done = shop.ic("up", "-d")
-    assert "extra" in done.err
+    assert "extra" in done.out
     assert shop.states()["extra"] == "Running"
     assert shop.plan()["instance:extra/1"]["action"] == "delete"
     shop.apply()
@@ -309,10 +317,8 @@ def test_a_failed_service_stops_what_needs_it_and_the_rest_goes_on(case: scenari
         }
     )
     done = case.ic("apply", "-y", "--json", code=1)
-    states = case.states()
-    assert states["alone"] == "Running"
-    assert states.get("after") != "Running"
-    assert states["missing"] == "Stopped"
+    stopped = dict.fromkeys(("bad", "after", "missing"), "Stopped")
+    case.become({"alone": "Running", **stopped})
     result = done.json()
     assert result["status"] == "failed"
     assert "instance:missing/1" in str(result["failed"])
