@@ -381,7 +381,7 @@ def nearest_hint(given: str, known: Iterable[str]) -> str:
     """`did you mean X?` for the nearest known word, or nothing when none is near."""
     best, least = "", 3 if len(given) > 4 else 2
     for one in known:
-        distance = _distance(given.lower().replace("-", "_"), one.replace("-", "_"), least)
+        distance = _distance(given.lower().replace("-", "_"), one.lower().replace("-", "_"), least)
         if distance < least:
             best, least = one, distance
     return f"did you mean {best!r}?" if best else ""

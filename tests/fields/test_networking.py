@@ -1,0 +1,129 @@
+"""Reading `networks`, `ports`, `expose` and `hostname`. Ports were checked against docker compose."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ic.fields import networking
+from tests.fields import reading
+
+Port = networking.Port
+
+SHORT = {
+    "80": [Port(target=80)],
+    "8080:80": [Port(target=80, published=8080)],
+    "127.0.0.1:8080:80": [Port(target=80, published=8080, host_ip="127.0.0.1")],
+    "127.0.0.1::80": [Port(target=80, host_ip="127.0.0.1")],
+    "[::1]:8080:80/udp": [Port(target=80, published=8080, host_ip="::1", protocol="udp")],
+    "53:53/UDP": [Port(target=53, published=53, protocol="udp")],
+    "8000-8001:80-81": [Port(target=80, published=8000), Port(target=81, published=8001)],
+    "8000-8002:80": [Port(target=80, published=8000, published_end=8002)],
+    "9-11": [Port(target=10), Port(target=11), Port(target=9)],
+    ":80": [Port(target=80)],
+    "0:80": [Port(target=80)],
+    "0080:80": [Port(target=80, published=80)],
+}
+
+
+@pytest.mark.parametrize(("text", "ports"), SHORT.items())
+def test_short_ports(text: str, ports: list[networking.Port]) -> None:
+    assert networking.parse_ports(text) == ports
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "80:x", "x:80", "300.0.0.1:80:80", "80:", "80:0", "65536", "82-80", "80-81:90-92",
+     "8000:80-82", "80/x", "80/", "/tcp", "80/tcp/udp", "localhost:80:80", "::1:80:80", "-80", "80-",
+     "+80", " 80", "80:80 "],
+)  # fmt: skip
+def test_what_is_no_short_port(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        networking.parse_ports(text)
+
+
+@given(st.text(alphabet="0123456789:-/[].tcpud", max_size=25))
+def test_any_text_gives_ports_or_a_reason(text: str) -> None:
+    try:
+        ports = networking.parse_ports(text)
+    except (ValueError, NotImplementedError):
+        return
+    assert all(1 <= port.target <= 65535 for port in ports)
+
+
+def test_ports_of_all_forms_in_order() -> None:
+    body = """
+ports:
+  - 80
+  - "8080:81"
+  - {target: 82, published: "9000-9002", host_ip: 127.0.0.1, protocol: udp, mode: host, name: n, app_protocol: http}
+  - {target: "83", published: 8083}
+"""
+    assert reading.right(networking, body).ports == (
+        Port(target=80),
+        Port(target=81, published=8080),
+        Port(target=82, published=9000, published_end=9002, host_ip="127.0.0.1", protocol="udp", mode="host", name="n", app_protocol="http"),
+        Port(target=83, published=8083),
+    )  # fmt: skip
+
+
+def test_a_port_given_twice_counts_once() -> None:
+    body = "ports: ['80:80', '81:81', '80:80/tcp', '0.0.0.0:80:80', {target: 80, published: '80', mode: host}]"
+    ports = reading.right(networking, body).ports
+    assert [(port.target, port.mode) for port in ports] == [(80, "host"), (81, "ingress")]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("ports: 80", "E_TYPE 8 w.ports must be a list, not a number"),
+        ("ports: [true]", "E_TYPE 9 w.ports[0] must be a port like 8080:80, or a mapping, not a boolean"),
+        ("ports: [null]", "E_TYPE 9 w.ports[0] must be a port like 8080:80, or a mapping, not nothing"),
+        ("ports: [x]", "E_VALUE 9 w.ports[0]: 'x' is not a port or a range of ports (0 to 65535)"),
+        ("ports: ['80/sctp']", "E_UNSUPPORTED 9 w.ports[0]: the protocol sctp is not supported yet"),
+        ("ports: [{published: 80}]", "E_VALUE 9 w.ports[0] names no target port"),
+        ("ports: [{target: 0}]", "E_VALUE 9 w.ports[0]: 0 is not a port of a service (1 to 65535)"),
+        ("ports: [{target: 80, protocol: x}]", "E_VALUE 9 w.ports[0]: 'x' is not a protocol; tcp and udp are"),
+        ("ports: [{target: 80, host_ip: ''}]", "E_VALUE 9 w.ports[0]: '' is not an IP address"),
+        ("ports: [{target: 80, published: [1]}]", "E_TYPE 33 w.ports[0].published must be a port, not a list"),
+        ("ports: [{target: 80, port: 1}]", "E_UNKNOWN_KEY 22 w.ports[0] has the unknown key 'port'"),
+        ("networks: x", "E_TYPE 11 w.networks must be a mapping, not text"),
+        ("networks: {a: [b]}", "E_TYPE 15 w.networks.a must be a mapping, not a list"),
+        ("networks: {a: {mac_address: b}}", "E_UNSUPPORTED 16 w.networks.a.mac_address is not supported yet"),
+        ("networks: {a: {aliases: b}}", "E_TYPE 25 w.networks.a.aliases must be a list, not text"),
+        ("expose: [1.5]", "E_TYPE 10 w.expose[0] must be a port, not a number"),
+    ],
+)  # fmt: skip
+def test_faults(body: str, message: str) -> None:
+    assert reading.fault(networking, body) == message
+
+
+def test_networks_in_both_forms_keep_their_order() -> None:
+    section = reading.right(networking, "networks: [b, a]")
+    assert list(section.networks) == ["b", "a"]
+    section = reading.right(
+        networking, "networks: {b: , a: {aliases: [x, y, x], ipv4_address: 10.0.0.5}}"
+    )
+    assert section.networks == {
+        "b": networking.Attachment(),
+        "a": networking.Attachment(aliases=("x", "y"), ipv4_address="10.0.0.5"),
+    }
+
+
+@pytest.mark.parametrize("body", ["", "networks: {}", "networks: []"])
+def test_without_networks_a_service_is_on_default(body: str) -> None:
+    assert reading.right(networking, body).networks == {"default": networking.Attachment()}
+
+
+def test_exposed_ports_are_text_and_kept_once() -> None:
+    assert reading.right(networking, "expose: [80, '80', 81-82, 53/udp]").expose == (
+        "80",
+        "81-82",
+        "53/udp",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"), [("a.b-c_d", True), ("a b", False), ("-a", False), ("a" * 254, False)]
+)
+def test_host_names(*, name: str, is_one: bool) -> None:
+    assert (networking.faults(networking.Networking(hostname=name)) == []) is is_one

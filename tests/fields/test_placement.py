@@ -1,0 +1,54 @@
+"""Reading `scale`, `deploy.replicas`, `container_name` and `labels`."""
+
+import pytest
+
+from ic.fields import placement
+from tests.fields import reading
+
+
+@pytest.mark.parametrize(
+    ("body", "count"),
+    [
+        ("", 1), ("scale: 3", 3), ("scale: '2'", 2), ("scale: 0", 0), ("deploy: {replicas: 4}", 4),
+        ("deploy: {}", 1), ("deploy:", 1), ("scale: 2\ndeploy: {replicas: 2}", 2),
+    ],
+)  # fmt: skip
+def test_replicas(body: str, count: int) -> None:
+    assert reading.right(placement, body).replicas == count
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("scale: 2\ndeploy: {replicas: 3}", "E_MODEL_CONFLICT 20 w: scale is 2 and deploy.replicas is 3; they must be the same"),
+        ("scale: -1", "E_VALUE 8 w.scale must not be negative"),
+        ("scale: x", "E_TYPE 8 w.scale must be a whole number, not text"),
+        ("deploy: 3", "E_TYPE 9 w.deploy must be a mapping, not a number"),
+        ("deploy: {resources: {}}", "E_UNSUPPORTED 10 w.deploy.resources is not supported yet"),
+        ("deploy: {replica: 1}", "E_UNKNOWN_KEY 10 w.deploy has the unknown key 'replica' (did you mean 'replicas'?)"),
+        ("container_name: x", "E_VALUE 17 w.container_name: 'x' needs a letter or digit and at least two characters"),
+        ("container_name: ab\nscale: 2", "E_MODEL_CONFLICT 17 w: container_name 'ab' cannot be that of 2 replicas (scale) (leave container_name out)"),
+        ("container_name: ab\ndeploy: {replicas: 2}", "E_MODEL_CONFLICT 17 w: container_name 'ab' cannot be that of 2 replicas (deploy.replicas) (leave container_name out)"),
+    ],
+)  # fmt: skip
+def test_faults(body: str, message: str) -> None:
+    assert reading.fault(placement, body) == message
+
+
+def test_labels_in_both_forms() -> None:
+    assert reading.right(placement, "labels: {a: 1, b: , c: x=y}").labels == {
+        "a": "1",
+        "b": "",
+        "c": "x=y",
+    }
+    assert reading.right(placement, "labels: [a=1, b, c=x=y]").labels == {
+        "a": "1",
+        "b": "",
+        "c": "x=y",
+    }
+
+
+def test_a_container_name_with_other_characters_cannot_run() -> None:
+    assert placement.faults(placement.Placement(container_name="my_db.1-x")) == []
+    ((key, _, _),) = placement.faults(placement.Placement(container_name="my db"))
+    assert key == "container_name"
