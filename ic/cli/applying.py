@@ -50,11 +50,11 @@ def warn_of_doubts(session: session.Session, view: converge.View) -> None:
 
 
 def show(session: session.Session, view: converge.View) -> None:
-    """The plan on stdout, unless a JSON document will stand there."""
-    if session.out.json or session.out.quiet:
-        return
+    """The plan on stdout, unless a JSON document will stand there; its warnings on stderr."""
     warn_of_doubts(session, view)
-    session.out.plan(changes.render(view.plan))
+    if not session.out.json and not session.out.quiet:
+        session.out.plan(changes.render(msgspec.structs.replace(view.plan, diagnostics=())))
+    session.out.diagnostics(view.plan.diagnostics)
 
 
 def run(session: session.Session, view: converge.View, manner: Manner) -> converge.Done | None:
