@@ -6,7 +6,7 @@ as PyYAML: its parser's events are used, its composer, resolver and constructors
 Anchors, aliases and merge keys are resolved here, `!reset` and `!override` become marks on nodes,
 duplicate keys are refused.
 
-Limits: 8 MiB of text, 250,000 nodes after aliases are spread out, 128 levels.
+Limits: 8 MiB of text, 150,000 nodes after aliases are spread out, 128 levels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ic import errors
 from ic.fields import tree
 
 SIZE_LIMIT = 8 * 2**20
-NODE_LIMIT = 250_000
+NODE_LIMIT = 150_000
 DEPTH_LIMIT = 128
 
 _TAG_PREFIX = "tag:yaml.org,2002:"
@@ -184,6 +184,7 @@ class _Builder:
         self.stack: list[_Open] = []
         self.root: tree.Node | None = None
         self.total = 0
+        self.has_resets = False
 
     def documents(self, events: Any) -> list[tree.Node]:
         """All documents of the stream; one without content is a null node."""
@@ -271,6 +272,7 @@ class _Builder:
     ) -> tuple[tree.Scalar, tree.Mark]:
         text: str = event.value
         if tag in ("!reset", "!override"):
+            self.has_resets = self.has_resets or tag == "!reset"
             value = resolve(text) if event.style is None else text
             return value, "reset" if tag == "!reset" else "override"
         if tag == "!" or not tag.startswith(_TAG_PREFIX):
@@ -315,6 +317,7 @@ class _Builder:
         tag: str | None = event.tag
         if tag == "!reset":
             mark = "reset"
+            self.has_resets = True
         elif tag == "!override":
             mark = "override"
         elif tag not in (None, "!", _TAG_PREFIX + ("map" if is_mapping else "seq")):
@@ -351,7 +354,8 @@ class _Builder:
         if top is not None and top.node.keys is not None and top.key is None:
             self._key(top, *_scalar_of(node), position)
             return
-        self._place(node, count, depth)
+        # As in docker compose, a `!reset` inside of what is anchored counts there and not where it is used.
+        self._place(_without_resets(node) if self.has_resets else node, count, depth)
 
     def _key(
         self, top: _Open, value: tree.Scalar | object, text: str, position: errors.Position
@@ -425,6 +429,18 @@ class _Builder:
 
 def _scalar_of(node: tree.Node) -> tuple[object, str]:
     return (node.data, str(node.data))
+
+
+def _without_resets(node: tree.Node) -> tree.Node:
+    """A node without the entries below it that are marked `!reset`."""
+    data = node.data
+    if isinstance(data, dict):
+        kept = {key: _without_resets(one) for key, one in data.items() if one.mark != "reset"}
+        return tree.Node(kept, node.position, node.keys, node.mark)
+    if isinstance(data, list):
+        left = [_without_resets(one) for one in data if one.mark != "reset"]
+        return tree.Node(left, node.position, None, node.mark)
+    return node
 
 
 def _spread(node: tree.Node, sources: list[tree.Node]) -> None:

@@ -95,6 +95,13 @@ def test_marks_of_reset_and_override() -> None:
     assert [one.mark for one in root.data.values()] == ["reset", "override", "override", "reset"]
 
 
+def test_a_reset_inside_of_an_anchor_counts_there_alone() -> None:
+    root = stacks.node("x: &x {a: !reset [], b: 1}\nw: {<<: *x}\nv: *x\nr: &r !reset []\ns: *r\n")
+    found = {key: tree.plain(root.child(key)) for key in "xwv"}  # pyright: ignore[reportArgumentType]
+    assert found == {"x": {"a": [], "b": 1}, "w": {"b": 1}, "v": {"b": 1}}
+    assert root.child("s").mark == "reset"  # pyright: ignore[reportOptionalMemberAccess]
+
+
 def test_several_documents_in_one_file() -> None:
     found = document.parse(b"a: 1\n---\nb: 2\n", "f", tree.Report())
     assert [tree.plain(one) for one in found] == [{"a": 1}, {"b": 2}]
