@@ -493,7 +493,8 @@ def _await_exit(tools: Tools, deed: kind.AwaitExit) -> None:
         try:
             with tools.client.events(deed.query) as stream:
                 while not _is_stopped(cast("Body", tools.client.get(deed.path, deed.query))):
-                    while not _tells_of(stream.next(), name):
+                    # An end within milliseconds of the start is not always told: look now and then.
+                    while (told := stream.next(LONGEST_PAUSE)) and not _tells_of(told, name):
                         pass
             break
         except errors.Unreachable:
