@@ -26,7 +26,7 @@ class Manner(msgspec.Struct, frozen=True, kw_only=True):
     """How a command converses.
 
     `verb` is what is typed to go on, `ask` whether a person is asked, `exact` that a saved plan and no other
-    is to be carried out, `show` whether the plan is printed first.
+    is to be carried out, `show` whether the plan is printed first (its warnings always are).
     """
 
     verb: str
@@ -49,10 +49,10 @@ def warn_of_doubts(session: session.Session, view: converge.View) -> None:
         session.out.note(f"  {verdict.address}  {verdict.event}: {verdict.reason}", "dim")
 
 
-def show(session: session.Session, view: converge.View) -> None:
+def show(session: session.Session, view: converge.View, *, text: bool = True) -> None:
     """The plan on stdout, unless a JSON document will stand there; its warnings on stderr."""
     warn_of_doubts(session, view)
-    if not session.out.json and not session.out.quiet:
+    if text and not session.out.json and not session.out.quiet:
         session.out.plan(changes.render(msgspec.structs.replace(view.plan, diagnostics=())))
     session.out.diagnostics(view.plan.diagnostics)
 
@@ -62,8 +62,7 @@ def run(session: session.Session, view: converge.View, manner: Manner) -> conver
 
     Raises ConfirmationRequired (nobody can be asked, or the answer was no), and what carrying out raises.
     """
-    if manner.show:
-        show(session, view)
+    show(session, view, text=manner.show or view.idle)
     while not view.idle:
         if view.plan.changes and manner.ask and not manner.yes:
             _confirm(session, view, manner)
@@ -77,7 +76,7 @@ def run(session: session.Session, view: converge.View, manner: Manner) -> conver
                 hint="make it again with `ic plan --out FILE`",
             )
         session.out.note("meanwhile something has changed; this is the plan now:", "yellow")
-        show(session, view)
+        show(session, view, text=manner.show)
     return None
 
 

@@ -54,7 +54,9 @@ def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
     options = planner.Options(mode="down", volumes=arguments.volumes, grace_ms=grace)
     asked = converge.Asked(name=session.stack_name(), stack=None, options=options, command="down")
     view = converge.look(session.client(), asked, session.env)
-    manner = applying.Manner(verb="down", ask=False, lock_timeout=arguments.lock_timeout)
+    manner = applying.Manner(
+        verb="down", ask=False, show=False, lock_timeout=arguments.lock_timeout
+    )
     done = applying.run(session, view, manner)
     applying.conclude(session, done, verb="down", next_=session.typed("up"))
     return 0

@@ -69,7 +69,7 @@ def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
     asked = converge.Asked(name=stack.name, stack=stack, options=options, command="up")
     view = converge.look(session.client(), asked, session.env)
     before = {} if arguments.detach else _remembered(session, stack.name)
-    manner = applying.Manner(verb="up", ask=False, lock_timeout=arguments.lock_timeout)
+    manner = applying.Manner(verb="up", ask=False, show=False, lock_timeout=arguments.lock_timeout)
     done = applying.run(session, view, manner)
     applying.conclude(session, done, verb="up", next_=session.typed("ps"))
     if arguments.detach:
