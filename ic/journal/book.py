@@ -234,7 +234,9 @@ class Run:
 
     def _project(self) -> tuple[dict[str, str], str, str]:
         """The project as it is now: config, description, ETag."""
-        reply = self._client.send("GET", self._project_path, timeout=self._times.timeout)
+        reply = lease.look(
+            self._client, self._project_path, {}, clock=self._clock, times=self._times
+        )
         body = reply.metadata
         return dict(body.get("config") or {}), str(body.get("description") or ""), reply.etag
 

@@ -307,12 +307,19 @@ def path_of(name: str) -> str:
     return f"/1.0/profiles/{name}"
 
 
-def fetch(client: Server, project: str, timeout: float) -> dict[str, dict[str, str]]:
-    """All profiles of a project: name -> config."""
-    listed = client.send(
-        "GET", "/1.0/profiles", {"project": project, "recursion": "1"}, timeout=timeout
-    ).metadata
+def fetch(client: Server, project: str, clock: Clock, times: Times) -> dict[str, dict[str, str]]:
+    """All profiles of a project: name -> config. Tried again while the server restarts."""
+    query = {"project": project, "recursion": "1"}
+    listed = look(client, "/1.0/profiles", query, clock=clock, times=times).metadata
     return {one["name"]: one.get("config") or {} for one in listed or ()}
+
+
+def look(
+    client: Server, path: str, query: Mapping[str, str], *, clock: Clock, times: Times
+) -> Reply:
+    """A GET that rides out a restart of the server: tried for as long as a lease is good."""
+    until = clock.boottime() + times.fence
+    return insist(client, "GET", path, query, None, until=until, clock=clock, times=times)[0]
 
 
 class _Watch:
@@ -369,7 +376,7 @@ def acquire(client: Server, project: str, terms: Terms, *, floor: int, head: str
     watch = _Watch()
     made = 0
     while True:
-        found = objects(project, fetch(client, project, terms.times.timeout))
+        found = objects(project, fetch(client, project, terms.clock, terms.times))
         if not found:
             made += 1
             _make(client, project, generation=floor + 1, head=head, attempt=made, times=terms.times)
@@ -484,12 +491,12 @@ def _take(client: Server, project: str, top: RunObject, terms: Terms) -> Lease |
         raise
     except errors.IncusError:
         # Lost, or won with the reply lost: only the list knows.
-        found = objects(project, fetch(client, project, timeout))
+        found = objects(project, fetch(client, project, terms.clock, terms.times))
         if not found or found[0].name != name:
             return None
     try:
         # What was read before the rename may be older than the last acknowledged line: read it now.
-        profiles = fetch(client, project, timeout)
+        profiles = fetch(client, project, terms.clock, terms.times)
         if name not in profiles:
             return None
         config = dict(profiles[name])
@@ -528,13 +535,13 @@ def insist(
     method: str,
     path: str,
     query: Mapping[str, str],
-    body: Mapping[str, object],
+    body: Mapping[str, object] | None,
     *,
     until: float,
     clock: Clock,
     times: Times,
 ) -> tuple[Reply, float]:
-    """A write that may be sent twice, tried until `until` (boottime); the reply, and when it was sent.
+    """A request that may be sent twice, tried until `until` (boottime); the reply, and when it was sent.
 
     Raises NotFound (fenced) and Forbidden at once, another IncusError when there is no time left.
     """

@@ -76,6 +76,11 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
         """What is wrong, in words."""
         return self.recorded.problems
 
+    @property
+    def busy(self) -> lease.Holder | None:
+        """Who holds the lease, and may be at work: then open intents are under way, not in doubt."""
+        return self.run_object.holder if self.run_object is not None else None
+
     def events(self) -> tuple[events.AnyEvent, ...]:
         """All readable events, decoded."""
         return tuple(events.decode(line.raw) for line in self.lines)

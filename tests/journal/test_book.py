@@ -254,6 +254,32 @@ def test_writes_ride_out_a_restart_of_the_server(server: fakes.Server) -> None:
     assert run.close("ok") == ()
 
 
+def test_reads_ride_out_a_restart_of_the_server(server: fakes.Server) -> None:
+    run = stage.begin(server)
+    stage.did(run, create(1))
+    failures = iter(range(2))
+
+    def down(moment: str, method: str, path: str) -> None:
+        if moment == "before" and method == "GET" and next(failures, None) is not None:
+            raise errors.Unreachable("cannot reach the server: connection refused")
+
+    server.fault = down
+    run.confirm_delete()
+    failures = iter(range(2))
+    assert run.close("ok") == ()
+    assert stage.read(server).state == "ok"
+
+
+def test_a_run_under_way_is_told_from_one_that_was_cut_off(server: fakes.Server) -> None:
+    run = stage.begin(server)
+    stage.intend(run, create(1))
+    busy = stage.read(server).busy
+    assert busy is not None
+    assert busy.run == run.id
+    run.close("failed")
+    assert stage.read(server).busy is None
+
+
 def test_a_full_disk_stops_the_run_and_nothing_is_acknowledged(server: fakes.Server) -> None:
     run = stage.begin(server)
 

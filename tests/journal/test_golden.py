@@ -6,6 +6,7 @@ run; `folded.json` what it meant. These files are never made anew: a difference 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,21 @@ def test_a_released_journal_folds_the_same_without_its_snapshots(version: str) -
     journal = pages.read("shop", project, stored["profiles"])
     assert journal.state == "ok"
     assert journal.folding().digest() == load(version, "folded.json")["digest"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_digest_of_the_state_is_as_documented(version: str) -> None:
+    folded = load(version, "folded.json")
+    resources = [
+        {
+            key: value
+            for key, value in {"address": address, **one}.items()
+            if value not in ("", {}, False)
+        }
+        for address, one in sorted(folded["resources"].items())
+    ]
+    text = json.dumps(resources, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == folded["digest"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -45,7 +45,7 @@ class Stack:
         return self.client.get(f"/1.0/projects/{self.project}")["config"]
 
     def read(self) -> book.Journal:
-        profiles = lease.fetch(self.client, self.project, 10)
+        profiles = lease.fetch(self.client, self.project, lease.SystemClock(), lease.Times())
         return book.read(self.project, self.config(), profiles)
 
     def start(self, mode: str) -> subprocess.Popen[str]:
@@ -382,3 +382,45 @@ def test_the_client_is_what_the_journal_asks_for(stack: Stack) -> None:
     assert isinstance(stack.client, client.Client)
     reply: lease.Reply = stack.client.send("GET", "/1.0/profiles", {"project": stack.project})
     assert abs(reply.date_ms - time.time() * 1000) < 60_000
+
+
+@pytest.mark.long
+def test_chaos_of_holders_loses_nothing_that_was_acknowledged(stack: Stack) -> None:
+    """Eight processes for a minute; one in ten is killed, one in seven paused for longer than its lease."""
+    dice = random.Random(11)
+    acked: set[int] = set()
+    held: list[int] = []
+    killed = paused = 0
+    end = time.monotonic() + 60
+    live: list[tuple[subprocess.Popen[str], str]] = []
+    while time.monotonic() < end or live:
+        while len(live) < 8 and time.monotonic() < end:
+            fate = dice.choices(["live", "kill", "pause"], [75, 10, 15])[0]
+            live.append((stack.start("once"), fate))
+        process, fate = live.pop(0)
+        time.sleep(dice.random() * 0.3)
+        if fate == "kill":
+            process.kill()
+            killed += 1
+        elif fate == "pause" and process.poll() is None:
+            os.kill(process.pid, signal.SIGSTOP)
+            time.sleep(holder.TIMES.ttl + 0.5)
+            os.kill(process.pid, signal.SIGCONT)
+            paused += 1
+        said, _ = process.communicate(timeout=90)
+        assert process.returncode in (0, 75, -signal.SIGKILL), said
+        for line in said.splitlines():
+            words = line.split()
+            if words[0] == "acked":
+                acked.add(int(words[1]))
+            elif words[0] == "held":
+                held.append(int(words[1]))
+    stack.begin().close("ok")
+    journal = stack.read()
+    assert (journal.state, journal.problems) == ("ok", ())
+    assert killed > 3
+    assert paused > 3
+    assert len(held) == len(set(held)) > 20
+    assert acked <= {line.n for line in journal.lines}
+    generations = [event.generation for event in journal.events() if isinstance(event, events.Run)]
+    assert generations == sorted(generations)
