@@ -91,11 +91,14 @@ def normalize(service: tree.Node, where: str, report: tree.Report) -> Placement:
 
 def faults(section: Placement) -> list[tuple[str, str, str]]:
     """What could not run: key, reason and hint of each."""
+    found: list[tuple[str, str, str]] = []
     name = section.container_name
     if name and not _CONTAINER_NAME.fullmatch(name):
         reason = f"{name!r} may hold letters, digits, '_', '.' and '-' only"
-        return [("container_name", reason, "")]
-    return []
+        found.append(("container_name", reason, ""))
+    if "" in section.labels:
+        found.append(("labels", "a label has an empty name", ""))
+    return found
 
 
 def _count(node: tree.Node | None, where: str, report: tree.Report) -> int | None:

@@ -52,3 +52,8 @@ def test_a_container_name_with_other_characters_cannot_run() -> None:
     assert placement.faults(placement.Placement(container_name="my_db.1-x")) == []
     ((key, _, _),) = placement.faults(placement.Placement(container_name="my db"))
     assert key == "container_name"
+
+
+def test_a_label_without_a_name_cannot_run() -> None:
+    section = reading.right(placement, "labels: ['=x']")
+    assert placement.faults(section) == [("labels", "a label has an empty name", "")]
