@@ -120,7 +120,9 @@ class Writer:
         """Look whether the run object still has our name; raise Fenced when it has not."""
         self.guard()
         try:
-            self._client.send("GET", self._lease.path, self._query, timeout=self._times.timeout)
+            lease.look(
+                self._client, self._lease.path, self._query, clock=self._clock, times=self._times
+            )
         except errors.NotFound:
             self._lose(self._fenced())
             self.check()
