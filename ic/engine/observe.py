@@ -61,7 +61,7 @@ def observe(
     journal = pages.read(
         project, config or {}, {name: _strings(one.get("config")) for name, one in mine.items()}
     )
-    owner = _Owner(config or {}, journal.lineage)
+    owner = Owner(config or {}, journal.lineage)
     where = {"project": project if config is not None else _DEFAULT, "recursion": "1"}
     instances = _list(client, "/1.0/instances", {"recursion": "1", "all-projects": "true"})
     networks = _list(client, "/1.0/networks", where)
@@ -78,7 +78,7 @@ def observe(
             if not any(read == pool for read, _ in volumes):
                 volumes.update(_volumes(client, pool, project))
     recorded = {address: one.name for address, one in journal.recorded.resources.items()}
-    sorter = _Sorter(owner, recorded)
+    sorter = Sorter(owner, recorded)
     for one in instances:
         if one.get("project") == project:
             sorter.take(_instance(one))
@@ -125,7 +125,7 @@ def observe(
 # --- whose is it ------------------------------------------------------------------------------------
 
 
-class _Owner:
+class Owner:
     """Tells by stamps what belongs to this stack: its lineage, and its name where the project gives it."""
 
     def __init__(self, config: Mapping[str, str], lineage: str) -> None:
@@ -143,13 +143,13 @@ class _Owner:
         return bool(self.lineage) and (stack is None or self.stack in ("", stack))
 
 
-class _Sorter:
+class Sorter:
     """Sorts what is there into own (by address) and foreign (by kind, names only, with any marks).
 
     Of two with one address (an instance copied by hand keeps its stamp) the recorded name is the own one.
     """
 
-    def __init__(self, owner: _Owner, recorded: Mapping[str, str]) -> None:
+    def __init__(self, owner: Owner, recorded: Mapping[str, str]) -> None:
         self.owner = owner
         self.recorded = recorded
         self.live: dict[str, kind.Live] = {}
