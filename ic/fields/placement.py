@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from ic import names
 from ic.fields import section as contribution
 from ic.fields import tree
-
-if TYPE_CHECKING:
-    from ic.resources import kind
+from ic.resources import kind
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,8 +111,6 @@ def _count(node: tree.Node | None, where: str, report: tree.Report) -> int | Non
 
 def contribute(section: Placement, ctx: contribution.Context) -> contribution.Contribution:
     """Labels, and the service's name for people and other tools. Replicas are the address's matter."""
-    fields: kind.Fields = {("config", names.SERVICE): ctx.service}
-    for label, value in section.labels.items():
-        if value:  # an empty value would unset the key on the server
-            fields["config", f"{names.LABEL_PREFIX}{label}"] = value
-    return contribution.Contribution(fields=fields)
+    return contribution.Contribution(
+        fields={("config", names.SERVICE): ctx.service, **kind.label_fields(section.labels)}
+    )

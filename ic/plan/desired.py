@@ -135,8 +135,11 @@ class _Work:
         self.resources |= {founded.address: founded, **self.wires.resources}
         if not self.ground.problems:
             for name in sorted(self.ground.selected):
-                for replica in replicas(self.ground.stack.services[name]):
-                    self._build_instance(self.ground.stack.services[name], replica)
+                service = self.ground.stack.services[name]
+                labels = service.placement.labels
+                self.ground.check_labels(labels, f"service {name!r}", "services", name)
+                for replica in replicas(service):
+                    self._build_instance(service, replica)
         self._check_restrictions()
         self.ground.raise_all()
         every = {**self.ground.stack.services, **self.ground.stack.inactive}
@@ -293,6 +296,7 @@ class _Work:
                 *where,
             )
             return
+        self.ground.check_labels(given.labels, f"volume {key!r}", *where)
         self._plan_volume(key, name, given.labels)
 
     def _plan_volume(self, key: str, name: str, labels: dict[str, str]) -> None:

@@ -55,6 +55,17 @@ class Ground:
             )
         )
 
+    def check_labels(self, labels: dict[str, str], what: str, *where: str | int) -> None:
+        """Say which labels cannot be kept (`kind.label_fields`)."""
+        bare = sorted(label for label, value in labels.items() if not value)
+        if bare:
+            self.warn(
+                "W_LABEL",
+                f"{what}: labels without a value are not kept: {', '.join(bare)}",
+                *where,
+                "labels",
+            )
+
     def raise_all(self) -> None:
         """Raise PlanError for all problems together, if there are any."""
         if not self.problems:

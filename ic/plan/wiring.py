@@ -74,6 +74,7 @@ class Wires:
         records = self._records(members)
         for key in sorted(used & set(self.subnets)):
             given = self.ground.stack.networks[key]
+            self.ground.check_labels(given.labels, f"network {key!r}", "networks", key)
             resource = network.resource(
                 key=key,
                 name=self.bridges[key],
@@ -245,13 +246,16 @@ class Wires:
                         )
                     own[key].add((host, ip))
         whole = {key: set(records) for key, records in own.items()}
-        for service, _, _ in members:
+        for service, _, address in members:
             keys = list(service.networking.networks)
             asked = self._primary(service) or next(iter(keys), None)
             if asked not in own:
                 self._warn_of_names(service, asked)
                 continue
             have = {host for host, _ in own[asked]}
+            host = service.networking.hostname
+            if host and host not in have:  # a program looks its own host name up
+                whole[asked].add((host, self.addresses[asked][address]))
             for other in keys:
                 whole[asked] |= {
                     (host, ip) for host, ip in own.get(other, set()) if host not in have

@@ -84,6 +84,15 @@ class FieldChange(msgspec.Struct, frozen=True, kw_only=True):
     redacted: bool = False
 
 
+def label_fields(labels: dict[str, str]) -> Fields:
+    """Labels as config. One without a value cannot be kept: an empty value unsets its key on the server."""
+    return {
+        ("config", f"{names.LABEL_PREFIX}{label}"): value
+        for label, value in labels.items()
+        if value
+    }
+
+
 # --- requests as data ------------------------------------------------------------------------------
 
 
@@ -167,7 +176,7 @@ class Seed(msgspec.Struct, frozen=True, kw_only=True, tag="seed"):
 
 
 class ResolveUser(msgspec.Struct, frozen=True, kw_only=True, tag="resolve-user"):
-    """Look `USER[:GROUP]` up in the image's passwd and group, and set oci.uid and oci.gid, and `set` with them.
+    """Look `USER[:GROUP]` up in the image and set oci.uid and oci.gid, and `set` with them.
 
     Either part may be a number, which needs no entry; without a group it is the user's own one in
     passwd, 0 for a number that passwd does not know (docker's rule).

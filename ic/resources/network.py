@@ -62,9 +62,7 @@ def resource(
         fields["config", "raw.dnsmasq"] = "\n".join(
             f"host-record={host},{host}.incus,{address}" for host, address in sorted(set(records))
         )
-    for label, value in labels.items():
-        if value:
-            fields["config", f"{names.LABEL_PREFIX}{label}"] = value
+    fields |= kind.label_fields(labels)
     return kind.Resource(address=names.address("network", key), name=name, fields=fields)
 
 

@@ -6,7 +6,6 @@ step that reads them from the root of a created instance. `user.ic.seed` says th
 
 from __future__ import annotations
 
-from ic import names
 from ic.resources import kind
 
 
@@ -18,9 +17,7 @@ def url(pool: str, name: str) -> str:
 def resource(*, address: str, name: str, pool: str, labels: dict[str, str]) -> kind.Resource:
     """The volume as desired: shifted, so that every instance sees the same owners."""
     fields: kind.Fields = {("config", "security.shifted"): "true"}
-    for label, value in labels.items():
-        if value:
-            fields["config", f"{names.LABEL_PREFIX}{label}"] = value
+    fields |= kind.label_fields(labels)
     return kind.Resource(address=address, name=name, fields=fields, pool=pool)
 
 

@@ -112,6 +112,24 @@ services:
         )
 
 
+def test_labels_without_a_value_are_warned_of_once_each() -> None:
+    found = built(
+        """
+name: shop
+services:
+  web: {image: nginx, scale: 2, labels: [bare, "full=1"], volumes: ["data:/data"]}
+networks: {default: {labels: [bare]}}
+volumes: {data: {labels: [bare]}}
+"""
+    )
+    assert [one.summary for one in found.diagnostics] == [
+        "network 'default': labels without a value are not kept: bare",
+        "volume 'data': labels without a value are not kept: bare",
+        "service 'web': labels without a value are not kept: bare",
+    ]
+    assert ("config", "user.label.bare") not in found.resources["instance:web/1"].fields
+
+
 def test_down_needs_no_file() -> None:
     found = desired.nothing("my_shop")
     assert (found.stack, found.project, found.resources) == ("my_shop", "my-shop", {})

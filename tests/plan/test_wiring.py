@@ -37,6 +37,18 @@ def test_every_name_of_a_replica_is_answered() -> None:
     assert answers(found, "default") == {"my_db", "the_db", "the-db", "store", "data.base"}
 
 
+def test_a_host_name_is_answered_and_never_takes_the_name_of_a_service() -> None:
+    found = built(
+        {
+            "web": {"image": "busybox", "hostname": "www.example"},
+            "bad": {"image": "busybox", "hostname": "web"},
+        }
+    )
+    text = found.resources["network:default"].fields["config", "raw.dnsmasq"]
+    assert answers(found, "default") == {"web", "bad", "www.example"}
+    assert text.count("host-record=web,") == 1
+
+
 def test_a_bridge_answers_for_the_other_networks_of_those_who_ask_it() -> None:
     found = built(
         {
