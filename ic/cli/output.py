@@ -229,7 +229,8 @@ def _padded(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def _source(position: errors.Position | None) -> list[str]:
     """The line something was written on and a caret below it; nothing where it cannot be read again."""
-    if position is None or position.file == "-" or position.line < 1:
+    # A pipe (`-f <(...)`) was read to its end; opening it again would wait for ever.
+    if position is None or position.line < 1 or not os.path.isfile(position.file):
         return []
     try:
         with open(position.file, encoding="utf-8", errors="replace") as file:

@@ -152,7 +152,7 @@ class _File:
             if one in "=:\n":
                 break
             if not (one.isalnum() or one in "_.-[]" or one in _SPACES):
-                shown = text[start:].partition("\n")[0][:40]
+                shown = re.split("[=:\n]", text[start:], maxsplit=1)[0][:40]
                 raise Fault(
                     "E_ENV_FILE", self.line, f"unexpected character {one!r} in the name {shown!r}"
                 )
@@ -185,8 +185,8 @@ class _File:
         while True:
             end = text.find(quote, at)
             if end < 0:
-                shown = text[self.at :].partition("\n")[0][:40]
-                raise Fault("E_ENV_FILE", line, f"the quote is never closed: {shown}")
+                # Without the value: it may be a secret.
+                raise Fault("E_ENV_FILE", line, f"the quote {quote} is never closed")
             backslashes = end - len(text[at:end].rstrip("\\")) - at
             if backslashes % 2 == 0:
                 pieces.append(text[at:end])

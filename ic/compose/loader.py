@@ -126,6 +126,10 @@ def stack_name(options: Options, env: Mapping[str, str]) -> str:
 def _stop_if_failed(report: tree.Report) -> None:
     if not report.failed:
         return
+    ranks: dict[str, int] = {}
+    for one in report.diagnostics:
+        ranks.setdefault(one.position.file if one.position else "", len(ranks))
+    report.diagnostics.sort(key=lambda one: _place_of(one, ranks))
     wrong = [one for one in report.diagnostics if one.severity == "error"]
     if len(wrong) == 1:
         summary = f"cannot read the stack: {wrong[0].summary}"
@@ -134,6 +138,12 @@ def _stop_if_failed(report: tree.Report) -> None:
         summary = f"cannot read the stack: {len(wrong)} mistakes in the compose files"
         code, hint = None, ""
     raise errors.ComposeError(summary, hint=hint, code=code, diagnostics=tuple(report.diagnostics))
+
+
+def _place_of(one: errors.Diagnostic, ranks: Mapping[str, int]) -> tuple[int, int, int]:
+    """Where a diagnostic comes in order: by file as they came up, then from top to bottom."""
+    at = one.position
+    return (ranks[at.file], at.line, at.column) if at else (-1, 0, 0)
 
 
 def _digest(content: bytes) -> str:
@@ -463,13 +473,20 @@ def _merged(
 _SERVICE_NAME = re.compile(r"[a-zA-Z0-9._-]{1,128}")
 
 
+_IMAGE_FROM = frozenset({"build", "extends", "provider"})
+
+
 def _unread(services: tree.Node | None, report: tree.Report) -> frozenset[str]:
-    """Services whose image is told to be wrong already, or comes from a key that is not read yet."""
+    """Services whose image is told to be wrong already, or comes from a key that is not read."""
     unread: set[str] = set()
     data = services.data if services is not None else None
     for name, one in data.items() if isinstance(data, dict) else ():
         given = one.child("image")
-        elsewhere = any(one.child(key) is not None for key in ("build", "extends", "provider"))
+        keys = one.data if isinstance(one.data, dict) else {}
+        elsewhere = any(
+            key in _IMAGE_FROM or (key not in model.SERVICE_KNOWN and not key.startswith("x-"))
+            for key in keys
+        )
         told = given is not None and (given.data != "" or given.position in report.faulty)
         if elsewhere or told:
             unread.add(name)

@@ -13,6 +13,7 @@ from ic.fields import image, lifecycle, limits, networking, placement, process, 
 SECTIONS = (image, process, networking, storage, lifecycle, placement, limits)
 SERVICE_KEYS: frozenset[str] = frozenset(key for one in SECTIONS for key in one.KEYS)
 SERVICE_PENDING: frozenset[str] = frozenset(key for one in SECTIONS for key in one.PENDING)
+SERVICE_KNOWN = SERVICE_KEYS | SERVICE_PENDING
 
 TOP_KEYS = frozenset({"version", "name", "services", "networks", "volumes"})
 TOP_PENDING = frozenset({"configs", "include", "models", "secrets"})

@@ -136,7 +136,7 @@ def _words(node: tree.Node | None, where: str, report: tree.Report) -> tuple[str
         if rest:
             report.warn(
                 "W_COMMAND",
-                f"{where}: everything from {rest[:20]!r} on is left out, as docker compose does; "
+                f"{where}: everything from {rest[0]!r} on is left out, as docker compose does; "
                 "there is no shell",
                 node.position,
             )
@@ -209,8 +209,10 @@ def _env_files(
             if path_text is not None:
                 report.error(tree.VALUE, f"{label} is empty; it must be a path", one.position)
             continue
-        if path_text == "~" or path_text.startswith("~/"):
-            path_text = home + path_text[1:]
+        if path_text.startswith("~"):
+            path_text = tree.at_home(path_text, home, one, label, report)
+            if not path_text:
+                continue
         path_text = posixpath.normpath(posixpath.join(root, path_text))
         format_ = tree.word(item.child("format"), f"{label}.format", report, ("raw",))
         found[path_text] = EnvFile(

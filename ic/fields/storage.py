@@ -75,15 +75,19 @@ def normalize(
                 f"{where}: {mount.target} is mounted twice; first at {first.position}",
                 node.position,
             )
-    return Storage(volumes=tuple(_rooted(mount, root, home) for mount, _ in mounts))
+    rooted: list[Mount] = []
+    for mount, node in mounts:
+        source = mount.source
+        if mount.type == "bind" and source.startswith("~"):
+            source = tree.at_home(source, home, node, f"{where}.volumes", report)
+        rooted.append(_rooted(msgspec.structs.replace(mount, source=source), root))
+    return Storage(volumes=tuple(rooted))
 
 
-def _rooted(mount: Mount, root: str, home: str) -> Mount:
+def _rooted(mount: Mount, root: str) -> Mount:
     if mount.type != "bind":
         return mount
     source = mount.source
-    if source.startswith("~"):
-        source = posixpath.join(home, source[1:].lstrip("/")) if len(source) > 1 else home
     if not source.startswith("/") and not _DRIVE.match(source):
         source = posixpath.normpath(posixpath.join(root, source))
     return msgspec.structs.replace(mount, source=source)

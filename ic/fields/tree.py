@@ -250,6 +250,14 @@ def control_fault(text: str, *, strict: bool = False) -> str:
     return f"the control character U+{ord(found[0]):04X}"
 
 
+def at_home(path: str, home: str, node: Node, where: str, report: Report) -> str:
+    """A path that begins with `~`, below the home directory; empty, and an error, without one."""
+    if not home:
+        report.error(VALUE, f"{where}: '~' has no meaning: HOME is not set", node.position)
+        return ""
+    return f"{home}/{path[1:].lstrip('/')}" if len(path) > 1 else home
+
+
 # --- collections --------------------------------------------------------------------------------------
 
 

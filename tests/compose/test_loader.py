@@ -430,12 +430,33 @@ def test_all_faults_of_all_files_are_told_at_once(tmp_path: pathlib.Path) -> Non
         load(tmp_path)
     assert caught.value.summary == "cannot read the stack: 5 mistakes in the compose files"
     assert [f"{one.position}: {one.code} {one.hint}" for one in caught.value.diagnostics] == [
+        "compose.override.yaml:4:5: E_UNSUPPORTED ",
         "compose.override.yaml:5:1: E_UNSUPPORTED ",
         "compose.yaml:3:5: E_UNKNOWN_KEY did you mean 'image'?",
         "compose.yaml:4:5: E_UNSUPPORTED ",
-        "compose.override.yaml:4:5: E_UNSUPPORTED ",
         "compose.yaml:5:13: E_VALUE ",
     ]
+
+
+def test_a_service_whose_image_is_a_typo_is_not_told_to_have_none(tmp_path: pathlib.Path) -> None:
+    error = stacks.refused(tmp_path, "services: {web: {imgae: a}}")
+    assert [one.code for one in error.diagnostics] == ["E_UNKNOWN_KEY"]
+
+
+def test_a_home_that_is_not_set_is_an_error_where_it_is_used(tmp_path: pathlib.Path) -> None:
+    text = "services: {web: {image: a, volumes: ['~/x:/x'], env_file: ~/e}}"
+    codes = [str(one) for one in stacks.refused(tmp_path, text).diagnostics]
+    assert codes == [
+        "compose.yaml:1:38: services.web.volumes: '~' has no meaning: HOME is not set",
+        "compose.yaml:1:59: services.web.env_file[0]: '~' has no meaning: HOME is not set",
+    ]
+
+
+def test_no_message_holds_the_value_of_a_variable(tmp_path: pathlib.Path) -> None:
+    for content in ("A='s3cret\n", 'A="s3cret\n', "A%=s3cret\n", "A=s3cret\0\n", "A=s3cret${\n"):
+        stacks.write(tmp_path, {".env": content})
+        error = stacks.refused(tmp_path, "services: {web: {image: a, command: x}}")
+        assert "s3cret" not in repr((error, error.diagnostics))
 
 
 FAULTS = {

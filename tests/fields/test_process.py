@@ -54,7 +54,7 @@ def test_a_command_line_ends_where_a_shell_would_be_needed(
 def test_what_is_left_out_of_a_command_is_said() -> None:
     section, words = reading.read(process, "command: echo a; ls")
     assert section.command == ("echo", "a")
-    assert words[0].startswith("W_COMMAND 10 w.command: everything from '; ls' on is left out")
+    assert words[0].startswith("W_COMMAND 10 w.command: everything from ';' on is left out")
 
 
 @pytest.mark.parametrize(
