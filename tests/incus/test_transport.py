@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ic import errors
 from ic.incus import remotes, transport
 from tests.incus import fake
+from tests.lab import lab as labs
 
 
 def to(path: Path) -> transport.Transport:
@@ -337,3 +343,92 @@ def test_netrc_is_not_sent_to_a_registry(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_registry_that_is_not_there_is_described(url: str, why: str) -> None:
     with transport.Web() as web, pytest.raises(errors.Unreachable, match=why):
         web.get(url, {})
+
+
+# --- HTTPS, in the lab's own network ---
+
+PROGRAM = """
+import json, sys
+from ic import errors
+from ic.incus import client, remotes, transport
+out = {}
+server = remotes.resolve("lab", {"INCUS_CONF": sys.argv[1], "INCUS_GLOBAL_CONF": "/nonexistent"})
+try:
+    with client.Client(transport.connect(server)) as one:
+        found = one.server()
+        out["auth"] = [found["auth"], found["auth_user_method"]]
+        with one.events({"project": "default"}) as events:
+            out["quiet"] = events.next(0.05)
+        out["instances"] = one.get("/1.0/instances", {"all-projects": "true"}) is not None
+except errors.IcError as error:
+    out["error"] = [type(error).__name__, error.summary, list(error.details), error.hint]
+print(json.dumps(out))
+"""
+
+
+@pytest.fixture
+def conf(lab: labs.Lab, tmp_path: Path) -> Path:
+    """The incus client's folder of another machine that the lab trusts."""
+    machine = lab.trusted_remote("other")
+    shutil.copytree(machine.path("/root/.config/incus"), tmp_path / "conf")
+    return tmp_path / "conf"
+
+
+def over_https(lab: labs.Lab, conf: Path) -> dict[str, Any]:
+    """What a client with these remotes and certificates sees."""
+    argv = [
+        "nsenter",
+        "-t",
+        str(lab.pid()),
+        "-n",
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        PROGRAM,
+        str(conf),
+    ]
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    ran = subprocess.run(
+        argv, env={"PYTHONPATH": root}, capture_output=True, text=True, timeout=60, check=True
+    )
+    return json.loads(ran.stdout)
+
+
+def test_a_pinned_server_is_talked_to_with_the_clients_certificate(
+    lab: labs.Lab, conf: Path
+) -> None:
+    assert over_https(lab, conf) == {"auth": ["trusted", "tls"], "quiet": None, "instances": True}
+
+
+def test_another_certificate_than_the_pinned_one_is_refused_before_a_request(
+    lab: labs.Lab, conf: Path
+) -> None:
+    shutil.copy(conf / "client.crt", conf / "servercerts/lab.crt")
+    kind, summary, details, hint = over_https(lab, conf)["error"]
+    assert (kind, "another certificate than the pinned one" in summary) == ("Untrusted", True)
+    shown = lab.api("GET", "/1.0")["environment"]["certificate_fingerprint"]
+    assert details[1] == f"shown:  {shown}"
+    assert details[0].startswith("pinned: ")
+    assert shown not in details[0]
+    assert "incus remote add lab" in hint
+
+
+def test_a_server_that_is_not_pinned_is_not_talked_to(lab: labs.Lab, conf: Path) -> None:
+    (conf / "servercerts/lab.crt").unlink()
+    assert "no certificate is pinned" in over_https(lab, conf)["error"][1]
+
+
+def test_a_client_without_a_certificate_is_told_how_to_get_one(lab: labs.Lab, conf: Path) -> None:
+    (conf / "client.crt").unlink()
+    kind, summary, _, hint = over_https(lab, conf)["error"]
+    assert (kind, "no such file" in summary, "incus remote add" in hint) == (
+        "Untrusted",
+        True,
+        True,
+    )
+
+
+def test_a_broken_pin_is_told(lab: labs.Lab, conf: Path) -> None:
+    (conf / "servercerts/lab.crt").write_text("no certificate")
+    assert "not a readable certificate" in over_https(lab, conf)["error"][1]
