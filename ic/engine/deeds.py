@@ -422,42 +422,91 @@ def _stopped_gracefully(tools: Tools, deed: kind.Stop, seconds: int) -> bool:
 
 
 _FAILED_EXEC = re.compile(r"([^-\n]+) - Failed to exec \"(.*)\"")
+_LXC_ERROR = re.compile(r"ERROR +\S+ - \S+:\d+ - (.*)")
 SHOWN_OUTPUT_LINES = 10
+START_TRIES = 3
+SETTLING_SECONDS, SETTLING_PAUSE = 10.0, 0.4
+"""How long, and how often, a start is asked for that meets the end of the run before."""
 
 
 def _start(tools: Tools, deed: kind.Start) -> None:
     """Start; an entrypoint that cannot be run is told with the reason and the last lines of output.
 
-    The entrypoint is PID 1 itself, so that the server's answer depends on whether it could be run.
+    The entrypoint is PID 1 itself, so that the server's answer depends on whether it could be run. What
+    ended by itself a moment ago is called running for half a second more, and a start may meet the end of
+    the clearing up [measured]: it is asked for again.
     """
     began = tools.clock()
+    refused: list[errors.OperationFailed] = []
+    while not _started(tools, deed, began, refused):
+        if len(refused) == START_TRIES:
+            raise refused[-1]
+        if tools.clock() - began > SETTLING_SECONDS:
+            raise errors.OperationFailed(
+                f"cannot start {_instance_name(deed.path)}: the server calls it running, without a process",
+                hint="see `incus info --show-log`, and try again",
+            )
+        tools.sleep(SETTLING_PAUSE)
 
+
+def _started(
+    tools: Tools, deed: kind.Start, began: float, refused: list[errors.OperationFailed]
+) -> bool:
+    """Ask once; False when it is to be asked again, with the refusal noted. Raises for a bad entrypoint."""
+    try:
+        _ask_to_start(tools, deed, began)
+    except errors.OperationFailed as error:
+        if any(piece in error.summary.lower() for piece in SETTLED_START):
+            return _has_process(tools, deed)
+        log = tools.client.log_file(deed.path, "lxc.log", deed.query).decode(errors="replace")
+        _raise_entrypoint(tools, deed, log, error)
+        why = tuple(_LXC_ERROR.findall(log)[:3])
+        refused.append(errors.OperationFailed(error.summary, details=why, hint=error.hint))
+        return False
+    return True
+
+
+def _ask_to_start(tools: Tools, deed: kind.Start, began: float) -> None:
     def reached(instance: Body) -> bool:
         return instance.get("status") == "Running" or _started_since(tools, instance, began)
 
+    _change_state(
+        tools,
+        deed.path,
+        deed.query,
+        {"action": "start", "timeout": FORCE_SECONDS, "force": False},
+        reached=reached,
+        settled=(),
+        timeout=2 * FORCE_SECONDS,
+    )
+
+
+def _has_process(tools: Tools, deed: kind.Start) -> bool:
+    """Whether an instance that is called running has a process 1; asking may fail while it ends."""
     try:
-        _change_state(
-            tools,
-            deed.path,
-            deed.query,
-            {"action": "start", "timeout": FORCE_SECONDS, "force": False},
-            reached=reached,
-            settled=SETTLED_START,
-            timeout=2 * FORCE_SECONDS,
-        )
-    except errors.OperationFailed as error:
-        log = tools.client.log_file(deed.path, "lxc.log", deed.query).decode(errors="replace")
-        found = _FAILED_EXEC.search(log)
-        if found is None:
-            raise
-        reason, program = found.group(1).strip(), found.group(2)
-        code = 127 if "No such file" in reason else 126
-        raise errors.OperationFailed(
-            f"cannot start {_instance_name(deed.path)}: its entrypoint {program} cannot be run: {reason}",
-            details=(f"exit code {code}", *_last_output(tools, deed.path, deed.query)),
-            hint="see `entrypoint` and `command` of the service, and what the image holds",
-            code="E_ENTRYPOINT",
-        ) from error
+        state = cast("Body", tools.client.get(f"{deed.path}/state", deed.query))
+    except errors.NotFound:
+        raise
+    except errors.IncusError:
+        return False
+    return int(state.get("pid") or 0) > 0
+
+
+def _raise_entrypoint(
+    tools: Tools, deed: kind.Start, log: str, error: errors.OperationFailed
+) -> None:
+    """Raise what is wrong with the entrypoint, if the log of the start tells that it was that."""
+    found = _FAILED_EXEC.search(log)
+    if found is None:
+        return
+    reason, program = found.group(1).strip(), found.group(2)
+    code = 127 if "No such file" in reason else 126
+    raise errors.OperationFailed(
+        f"cannot start {_instance_name(deed.path)}: its entrypoint {program} cannot be run: {reason}",
+        details=(f"exit code {code}", *_last_output(tools, deed.path, deed.query)),
+        hint="see `entrypoint` and `command` of the service, and what the image holds",
+        code="E_ENTRYPOINT",
+    ) from error
 
 
 def _started_since(tools: Tools, instance: Body, began: float) -> bool:

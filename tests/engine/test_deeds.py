@@ -314,6 +314,22 @@ def test_start_and_stop_are_done_once_however_often_they_are_asked_for(place: Pl
     place.perform(kind.Stop(path=place.path("nobody"), query=place.query))
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 0.6])
+def test_a_start_while_the_end_of_the_last_run_is_cleared_up_is_asked_for_again(
+    place: Place, seconds: float
+) -> None:
+    """The server calls what has ended running for half a second, and a start then done already."""
+    path = place.path("crashing")
+    if seconds == 0.0:
+        place.perform(place.create("crashing"))
+    start = kind.Start(path=path, query=place.query)
+    place.perform(start)
+    first = place.get(f"{path}/state")["pid"]
+    place.lab.run(["sh", "-c", f"kill -KILL {first}; sleep {seconds}"], check=True)
+    place.perform(start)
+    assert place.get(f"{path}/state")["pid"] not in (first, 0, -1)
+
+
 def test_a_quick_job_is_not_run_twice_when_the_answer_was_lost(place: Place) -> None:
     place.perform(place.create("quick", "/bin/true"))
     losing = Losing(place.client, "PUT", "/state")
