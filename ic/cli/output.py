@@ -38,6 +38,7 @@ _COLOURS = {
     "dim": "2",
     "bold": "1",
 }
+_CHANGE = re.compile(r" {2,4}(\+|~|-/\+|-|\.) \S")  # a change's first line in the plan's text form
 _SIGN_COLOURS = {"+": "green", "~": "yellow", "-/+": "yellow", "-": "red", ".": "cyan"}
 
 
@@ -156,9 +157,8 @@ class Output:
         shown = clean(line)
         if not self.colour:
             return shown
-        sign = shown.split(maxsplit=1)[0] if shown.strip() else ""
-        colour = _SIGN_COLOURS.get(sign)
-        return paint(shown, colour) if colour and line.startswith((sign, f"  {sign}")) else shown
+        head = _CHANGE.match(shown)
+        return paint(shown, _SIGN_COLOURS[head.group(1)]) if head else shown
 
     def diagnostics(self, found: Iterable[errors.Diagnostic]) -> None:
         """Each with its place, the line it stands on, and a caret; warnings are silent with `-q`."""
