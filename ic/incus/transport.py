@@ -130,8 +130,9 @@ _FULL = (
     "disk quota exceeded",
 )
 _RESTRICTED = (
-    "is forbidden in project",
     "is forbidden",
+    "are forbidden",
+    "certificate is restricted",
     "not allowed in project",
     "reached maximum number",
 )

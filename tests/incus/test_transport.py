@@ -276,7 +276,7 @@ def test_a_request_has_a_phrase(method: str, path: str, name: str, words: str) -
         (500, "write /x: no space left on device", errors.OperationFailed, "E_DISK_FULL"),
         (
             400,
-            "Privileged containers are forbidden: that is forbidden",
+            'Invalid device "p" on container "w" of project "rp": Proxy devices are forbidden',
             errors.Forbidden,
             "E_RESTRICTED",
         ),
