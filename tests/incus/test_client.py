@@ -456,3 +456,21 @@ def test_operations_under_way_are_listed(real: client.Client, project: str, inst
         seen += [one["description"] for one in real.operations(project)]
     work.join()
     assert "Stopping instance" in seen
+
+
+def test_a_console_is_followed_from_now_on_and_is_exclusive(
+    real: client.Client, project: str, instance: str
+) -> None:
+    of = {"project": project}
+    loop = "/bin/sh -c 'while :; do echo tick; sleep 0.1; done'"
+    real.call("PATCH", instance, of, {"config": {"oci.entrypoint": loop}})
+    real.call("PUT", f"{instance}/state", of, {"action": "start"})
+    with real.console(instance, of) as stream:
+        data = b""
+        while data.count(b"tick") < 3:
+            piece = stream.next(10)
+            assert piece, "no output within 10 s"
+            data += piece
+        with pytest.raises(errors.IncusError), real.console(instance, of):
+            pass
+    real.call("PUT", f"{instance}/state", of, {"action": "stop", "force": True, "timeout": 20})
