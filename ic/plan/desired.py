@@ -189,6 +189,8 @@ class _Work:
 
     def _resolve_images(self) -> None:
         for name in sorted(self.ground.selected):
+            if not replicas(self.ground.stack.services[name]):
+                continue
             reference = self.ground.stack.services[name].image.image
             if reference is None:
                 self.ground.problem(

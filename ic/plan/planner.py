@@ -265,6 +265,7 @@ class _Work:
         self.draft.take_over()
         self._remove_networks()
         self._forget_images()
+        self._forget_volumes()
 
     def _check_foreign(self) -> None:
         """Something unmarked stands where the stack wants to be: refused, all of it at once."""
@@ -517,6 +518,13 @@ class _Work:
         for address in self._addresses("image"):
             if address not in self.wanted.images and address not in self.wanted.known:
                 self.draft.forget(address, "no service uses it any more")
+
+    def _forget_volumes(self) -> None:
+        """A volume is kept when no file names it any more; one that is gone besides is forgotten."""
+        for address in self._addresses("volume"):
+            named = address in self.wanted.resources or address in self.wanted.known
+            if not named and address not in self.live and self._removes():
+                self.draft.forget(address, "gone from the server too")
 
     def _plan_networks(self) -> None:
         first = f"{names.address('project', self.project)}#create"
