@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from ic.resources import image
 
 
+LOOK_PATIENCE = 20.0  # seconds that looking waits for operations of a run that was cut off
+
+
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked for. `stack` is None for commands that need no file; `name` is always there."""
 
@@ -124,6 +127,15 @@ def look(
     )
     if journal.state not in ("ok", "none"):
         book.require_writable(journal, observed.project_config)
+    if journal.recorded.doubts and _still_going_on(client, asked.project, journal):
+        journal, observed = observe.observe(
+            client,
+            asked.project,
+            asked.stack,
+            env,
+            images=observed.facts.images,
+            pull=asked.options.pull,
+        )
     found = recover.verdicts(journal.recorded.doubts, observed, journal.key)
     recorded = fold.settled(journal.recorded, found)
     return View(
@@ -134,6 +146,15 @@ def look(
         observed=observed,
         plan=_planned(asked, recorded, recover.cleared(observed, found), journal.key),
     )
+
+
+def _still_going_on(client: incus.Client, project: str, journal: book.Journal) -> bool:
+    """Whether the server was still at what a run left in doubt, and now has ended it (or takes too long)."""
+    doubts = journal.recorded.doubts
+    waited, _ = recover.await_quiet(
+        client, project, doubts, patience=LOOK_PATIENCE, say=lambda _: None
+    )
+    return waited
 
 
 def _planned(

@@ -221,7 +221,21 @@ def settle(
     doubts = run.recorded.doubts
     if not doubts:
         return observe(), ()
-    _await_quiet(client, project, doubts, run, say=say, sleep=sleep, clock=clock)
+    _, busy = await_quiet(
+        client,
+        project,
+        doubts,
+        patience=PATIENCE,
+        say=say,
+        guard=run.guard,
+        sleep=sleep,
+        clock=clock,
+    )
+    if busy:
+        raise errors.TimedOut(
+            f"cannot settle what an earlier run left: the server is still busy ({busy})",
+            hint="incus operation list shows it; try again when it is done",
+        )
     observed = observe()
     found = verdicts(doubts, observed, run.key)
     for verdict in found:
@@ -261,34 +275,37 @@ def _clean(run: book.Run, client: Server, project: str, live: kind.Live) -> None
         run.outcome(n, "ok")
 
 
-def _await_quiet(
+def await_quiet(
     client: Server,
     project: str,
     doubts: tuple[fold.Doubt, ...],
-    run: book.Run,
     *,
+    patience: float,
     say: Callable[[str], None],
-    sleep: Callable[[float], None],
-    clock: Callable[[], float],
-) -> None:
-    """Wait until the server works on none of the resources any more."""
+    guard: Callable[[], None] = lambda: None,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[bool, str]:
+    """Wait until the server works on none of the resources in doubt any more.
+
+    What is seen of a resource while an operation on it goes on is neither before nor after: an instance
+    that is being started is stopped, and its ports are taken. Returns whether there was anything to wait
+    for, and what is still going on after `patience` seconds (empty: nothing). `guard` may raise.
+    """
     wanted = {doubt.name for doubt in doubts if doubt.name}
     begun = clock()
-    told = False
+    waited = False
     while True:
         busy = [one for one in client.operations(project) if _concerns(one, wanted)]
         if not busy:
-            return
+            return waited, ""
         what = str(busy[0].get("description") or "an operation")
-        if clock() - begun >= PATIENCE:
-            raise errors.TimedOut(
-                f"cannot settle what an earlier run left: the server is still busy ({what})",
-                hint="incus operation list shows it; try again when it is done",
-            )
-        if not told:
-            told = True
+        if clock() - begun >= patience:
+            return True, what
+        if not waited:
+            waited = True
             say(f"waiting for the server to end what an earlier run began ({what})")
-        run.guard()
+        guard()
         sleep(0.25)
 
 
