@@ -71,11 +71,20 @@ def instances(client: incus.Client, stack: str) -> tuple[documents.Instance, ...
             raise
         return ()
     found: list[documents.Instance] = []
-    for body in cast("list[Body]", listed or []):
+    for one in cast("list[Body]", listed or []):
+        body = one if one.get("config") else _ending(client, str(one["name"]), query)
         config = cast("dict[str, str]", body.get("config") or {})
         if config.get(names.STACK) == stack and "/" in config.get(names.RESOURCE, ""):
             found.append(_instance(client, query, body, config))
     return tuple(sorted(found, key=lambda one: (one.service, one.replica)))
+
+
+def _ending(client: incus.Client, name: str, query: Mapping[str, str]) -> Body:
+    """An instance by itself: while one is ending the list has its name and `Error`, and nothing else."""
+    try:
+        return cast("Body", client.get(f"/1.0/instances/{name}", query))
+    except errors.NotFound:
+        return {}
 
 
 def _exists(client: incus.Client, project: str) -> bool:
