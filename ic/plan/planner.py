@@ -86,6 +86,8 @@ class _Work:
         self.book = difference.Book(recorded.resources, options.key)
         self.draft = laying.Draft(wanted, self.book, observed.live, options.grace_ms)
         self.warnings: list[errors.Diagnostic] = []
+        other = observed.project_config.get(names.STACK)
+        self.owner = f"belongs to stack {other!r}" if other else "was not made by ic"
 
     # --- both directions ---
 
@@ -227,8 +229,7 @@ class _Work:
     def _check_destroy(self) -> None:
         if self.facts.project_exists and not self.facts.project_marked:
             raise errors.OwnershipConflict(
-                f"cannot destroy stack {self.wanted.stack!r}: "
-                f"project {self.project!r} was not made by ic",
+                f"cannot destroy stack {self.wanted.stack!r}: project {self.project!r} {self.owner}"
             )
         left: list[str] = []
         if not self.options.volumes:
@@ -273,7 +274,7 @@ class _Work:
         if self.facts.project_exists and not self.facts.project_marked:
             found.append(
                 (
-                    f"project {self.project!r} exists and was not made by ic",
+                    f"project {self.project!r} exists and {self.owner}",
                     "choose another stack name with -p or name:",
                 )
             )

@@ -106,11 +106,8 @@ class _Ports:
         held = self.claimed.setdefault((port.protocol, number), [])
         for other_host, other in held:
             if allot.clash(host, other_host):
-                own = names.name_of(other).partition("/")[0] == service.name
                 self.ground.problem(
-                    f"cannot publish {what}: {names.name_of(other)} publishes it too",
-                    *where,
-                    hint="give the service a range of host ports, one for each replica" * own,
+                    f"cannot publish {what}: {names.name_of(other)} publishes it too", *where
                 )
                 return
         held.append((host, address))

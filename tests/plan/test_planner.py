@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ic import errors, names
-from ic.plan import changes, planner
+from ic.plan import changes, desired, facts, planner
 from ic.resources import kind
 from tests.plan import world
 
@@ -220,6 +220,18 @@ def test_a_stop_takes_the_grace_period_that_the_instance_carries() -> None:
         plan = world.plan(None, here, world.options(mode="down", grace_ms=given_ms))
         stops = [step.deed for step in plan.steps if isinstance(step.deed, kind.Stop)]
         assert [stop.grace_ms for stop in stops] == [wanted]
+
+
+def test_a_project_of_another_stack_is_named() -> None:
+    known = facts.Facts(server="lab", default_pool="default", project_exists=True)
+    stack = world.load("name: my-app\nservices: {web: {image: busybox}}", "/srv/shop")
+    here = world.with_images(world.World(facts=known), stack)
+    observed = facts.Observed(
+        live={}, facts=here.facts, project_config={names.STACK: "my_app", names.LINEAGE: "0"}
+    )
+    wanted = desired.build(stack, here.recorded, observed, world.options())
+    with pytest.raises(errors.OwnershipConflict, match="belongs to stack 'my_app'"):
+        planner.plan(wanted, here.recorded, observed, world.options())
 
 
 def test_an_image_is_pulled_before_the_old_instance_is_let_go() -> None:
