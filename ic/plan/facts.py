@@ -34,7 +34,6 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     server: str = ""
     version: str = ""
     local: bool = True
-    restricted_certificate: bool = False
     project_exists: bool = False
     project_marked: bool = False
     project_restrictions: dict[str, str] = {}
