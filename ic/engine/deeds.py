@@ -421,6 +421,7 @@ def _stopped_gracefully(tools: Tools, deed: kind.Stop, seconds: int) -> bool:
     return True
 
 
+_NO_MOUNTPOINT = "Failed to open target mountpoint"
 _FAILED_EXEC = re.compile(r"([^-\n]+) - Failed to exec \"(.*)\"")
 _LXC_ERROR = re.compile(r"ERROR +\S+ - \S+:\d+ - (.*)")
 SHOWN_OUTPUT_LINES = 10
@@ -460,10 +461,52 @@ def _started(
             return _has_process(tools, deed)
         log = tools.client.log_file(deed.path, "lxc.log", deed.query).decode(errors="replace")
         _raise_entrypoint(tools, deed, log, error)
+        if _NO_MOUNTPOINT in log:
+            _make_mountpoints(tools, deed)
         why = tuple(_LXC_ERROR.findall(log)[:3])
         refused.append(errors.OperationFailed(error.summary, details=why, hint=error.hint))
         return False
     return True
+
+
+def _make_mountpoints(tools: Tools, deed: kind.Start) -> None:
+    """Make the places of mounts that lie within other mounts, as docker does; the server makes none there.
+
+    Within a volume they are made by the files API, within a bind on this host.
+    """
+    instance = cast("Body", tools.client.get(deed.path, deed.query))
+    devices = cast("dict[str, dict[str, str]]", instance.get("devices") or {})
+    mounts = [one for one in devices.values() if one.get("type") == "disk" and one.get("source")]
+    for inner in mounts:
+        above = [one for one in mounts if inner["path"].startswith(f"{one['path'].rstrip('/')}/")]
+        if not above:
+            continue
+        outer = max(above, key=lambda one: len(one["path"]))
+        place = os.path.relpath(inner["path"], outer["path"])
+        is_file = not inner.get("pool") and os.path.isfile(inner["source"])
+        tools.guard()
+        if outer.get("pool"):
+            _make_place(tools, deed, outer, place, is_file=is_file)
+        elif tools.client.transport.server.local and os.path.isdir(outer["source"]):
+            target = os.path.join(outer["source"], place)
+            os.makedirs(os.path.dirname(target) if is_file else target, exist_ok=True)
+            if is_file and not os.path.lexists(target):
+                with open(target, "xb"):
+                    pass
+
+
+def _make_place(
+    tools: Tools, deed: kind.Start, volume: Mapping[str, str], place: str, *, is_file: bool
+) -> None:
+    """Make a directory, or an empty file, in a volume, with the directories above it."""
+    path = client.path("storage-pools", volume["pool"], "volumes", "custom", volume["source"])
+    parts = place.split("/")
+    for end in range(1, len(parts) + 1):
+        kind_ = "file" if is_file and end == len(parts) else "directory"
+        file = "/" + "/".join(parts[:end])
+        if tools.client.file_stat(path, file, deed.query) is None:
+            stat = client.FileStat(type=kind_, mode=0o755, uid=0, gid=0)
+            tools.client.file_push(path, file, deed.query, stat=stat)
 
 
 def _ask_to_start(tools: Tools, deed: kind.Start, began: float) -> None:
@@ -650,12 +693,19 @@ def _fill(tools: Tools, deed: kind.Seed) -> None:
     """Copy what is below the target into the volume, level by level, several files at once."""
     from concurrent import futures
 
+    root = deed.target.rstrip("/")
+
     def copy(below: str) -> list[str]:
         """Copy one entry; the entries in it when it is a directory."""
         tools.guard()
-        source = f"{deed.target.rstrip('/')}/{below}"
+        source = f"{root}/{below}"
         stat = tools.client.file_copy(
-            deed.instance_path, source, deed.volume_path, f"/{below}", deed.query
+            deed.instance_path,
+            source,
+            deed.volume_path,
+            f"/{below}",
+            deed.query,
+            relink=lambda to: relative(to, root, source),
         )
         if stat.type != "directory":
             return []
@@ -668,6 +718,17 @@ def _fill(tools: Tools, deed: kind.Seed) -> None:
     with futures.ThreadPoolExecutor(COPIES_IN_FLIGHT) as pool:
         while level:
             level = [name for found in pool.map(copy, level) for name in found]
+
+
+def relative(target: str, root: str, link: str) -> str:
+    """A link's target within `root` as seen from the link, any other one as it is. Pure.
+
+    The server makes targets that begin with `..` absolute; within a volume they must not depend on where it
+    is mounted.
+    """
+    if not target.startswith(f"{root}/"):
+        return target
+    return os.path.relpath(target, os.path.dirname(link))
 
 
 # --- users ----------------------------------------------------------------------------------------

@@ -399,8 +399,13 @@ class Client:
         target: str,
         target_file: str,
         query: Query | None = None,
+        *,
+        relink: Callable[[str], str] | None = None,
     ) -> FileStat:
-        """Copy one file or symlink from one instance or volume to another, without holding it in memory."""
+        """Copy one file or symlink from one instance or volume to another, without holding it in memory.
+
+        `relink` is given a symlink's target (which the server makes absolute when it begins with `..`).
+        """
         with self.transport.stream(
             "GET", source + "/files", query={**(query or {}), "path": source_file}
         ) as stream:
@@ -409,7 +414,12 @@ class Client:
                 answer = msgspec.structs.replace(stream.answer, body=text)
                 self._file_ok("GET", source, source_file, answer)
             stat = _stat(stream.answer.headers)
-            self.file_push(target, target_file, query, stat=stat, content=stream.chunks)
+            content: transport.Body = stream.chunks
+            if stat.type == "symlink" and relink is not None:
+                content = relink(b"".join(content).decode(errors="surrogateescape")).encode(
+                    errors="surrogateescape"
+                )
+            self.file_push(target, target_file, query, stat=stat, content=content)
         return stat
 
     def file_delete(

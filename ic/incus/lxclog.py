@@ -13,11 +13,15 @@ import re
 
 _ENDED = re.compile(rb"Child <\d+> ended on (error|signal) [^(\n]*\((\d{1,3})\)")
 _NOT_RUN = re.compile(rb"start - \S+ - ([^-\n]+) - Failed to exec ")
+_NOT_STARTED = b"Failed to spawn container"
+NOT_STARTED = 128
 _LEVEL = re.compile(rb" (INFO|DEBUG|TRACE|NOTICE) ")
 
 
 def exit_code(log: bytes) -> int | None:
     """The exit status of the last run: 128+n when killed, 127 and 126 when it could not be executed.
+
+    128 when it was not even come to that (a mount or a network that could not be made).
 
     None when the log does not tell: it is empty, or not written at level info.
     """
@@ -27,4 +31,6 @@ def exit_code(log: bytes) -> int | None:
         return int(number) + (128 if how == b"signal" else 0)
     if not_run := _NOT_RUN.search(log):
         return 127 if not_run[1].strip() == b"No such file or directory" else 126
+    if _NOT_STARTED in log:
+        return NOT_STARTED
     return 0 if _LEVEL.search(log) else None

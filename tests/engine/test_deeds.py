@@ -381,6 +381,27 @@ def test_a_job_is_awaited_and_its_exit_code_counts(place: Place) -> None:
         assert "it went wrong" in caught.value.details
 
 
+def test_a_mount_within_a_volume_gets_its_place(place: Place, tmp_path: Path) -> None:
+    """As docker makes it: the server itself makes no place for a mount on a shifted volume."""
+    pool = "/1.0/storage-pools/default/volumes/custom"
+    for name in ("outer", "inner"):
+        body = {"name": name, "type": "custom", "config": {"security.shifted": "true"}}
+        place.client.call("POST", pool, place.query, body)
+    deed = place.create("nested")
+    assert deed.body is not None
+    disks = {
+        f"vol-{n}": {"type": "disk", "pool": "default", "source": source, "path": path}
+        for n, (source, path) in enumerate([("outer", "/srv"), ("inner", "/srv/a/b")])
+    }
+    devices = {**deed.body["devices"], **disks}  # pyright: ignore[reportGeneralTypeIssues]
+    body = {**deed.body, "devices": devices}
+    place.perform(kind.Call(method="POST", path=deed.path, query=deed.query, body=body))
+    place.perform(kind.Start(path=place.path("nested"), query=place.query))
+    assert place.status("nested") == "Running"
+    assert place.client.file_list(f"{pool}/outer", "/", place.query) == ("a",)
+    place.perform(kind.Stop(path=place.path("nested"), query=place.query, grace_ms=5000))
+
+
 # --- volumes and users -----------------------------------------------------------------------------------
 
 
@@ -424,19 +445,28 @@ def test_a_volume_is_filled_from_the_image_with_owners_modes_and_links(worker: P
     root = stat(worker, "data", "/")
     assert root is not None
     assert root.uid == 1234
-    source = worker.path("worker")
-    inner = worker.client.file_list(source, "/srv/data/deep", worker.query)
-    kinds: set[str] = set()
-    for name in inner:
-        found, content = worker.client.file_get(path, f"/deep/{name}", worker.query)
-        kinds.add(found.type)
-        assert (found, content) == worker.client.file_get(
-            source, f"/srv/data/deep/{name}", worker.query
-        )
-    assert "symlink" in kinds
+    found, content = worker.client.file_get(path, "/deep/link", worker.query)
+    # The server shows `../seed.txt` as an absolute path of the volume: relative it was, relative it is.
+    assert (found.type, content) == ("symlink", b"/seed.txt")
     config = worker.get(path)["config"]
     assert config[names.SEEDED] == "image@sha256:1"
     assert config[names.LINEAGE] == LINEAGE
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("/srv/data/seed.txt", "../seed.txt"),
+        ("/srv/data/deep/other", "other"),
+        ("/etc/passwd", "/etc/passwd"),
+        ("/srv/database", "/srv/database"),
+        ("beside", "beside"),
+    ],
+)
+def test_a_link_within_the_volume_does_not_depend_on_where_it_is_mounted(
+    target: str, expected: str
+) -> None:
+    assert deeds.relative(target, "/srv/data", "/srv/data/deep/link") == expected
 
 
 def test_a_volume_that_was_filled_half_way_is_filled_again(worker: Place) -> None:

@@ -23,6 +23,7 @@ EXEC = b"lxc p_web 20261123061053.816 ERROR    start - ../src/lxc/start.c:start:
         (START + LINE + b"Child <145> ended on signal (15)\n", 143),
         (START + EXEC + b'No such file or directory - Failed to exec "/nonexistent"\n', 127),
         (START + EXEC + b'Permission denied - Failed to exec "/etc"\n', 126),
+        (START + EXEC.replace(b"2209", b"2119") + b'Failed to spawn container "p_web"\n', 128),
         (b"", None),
         (b"lxc p_web 20261123061053.288 ERROR    utils - something\n", None),
     ],
