@@ -236,11 +236,7 @@ class _Builder:
                     assert top is not None
                     self._merge_key(top, position)
                     return
-                try:
-                    value = resolve(event.value)
-                except ValueError as problem:
-                    if not self._in_extension():
-                        self.report.error("E_YAML_DATE", str(problem), position)
+                value = self._resolved(event.value, position)
             elif event.style == '"':
                 self._check_text(event.value, position)
             mark_of: tree.Mark = ""
@@ -257,8 +253,14 @@ class _Builder:
             self.anchors[event.anchor] = (node, 1, 1)
         self._place(node, 1, 1)
 
-    def _in_extension(self) -> bool:
-        return any(one.key is not None and one.key.startswith("x-") for one in self.stack)
+    def _resolved(self, text: str, position: errors.Position) -> tree.Scalar:
+        try:
+            return resolve(text)
+        except ValueError as problem:
+            in_extension = any(one.key and one.key.startswith("x-") for one in self.stack)
+            if not in_extension:
+                self.report.error("E_YAML_DATE", str(problem), position)
+            return text
 
     def _check_text(self, text: str, position: errors.Position) -> None:
         fault = tree.control_fault(text)
@@ -273,12 +275,12 @@ class _Builder:
         text: str = event.value
         if tag in ("!reset", "!override"):
             self.has_resets = self.has_resets or tag == "!reset"
-            value = resolve(text) if event.style is None else text
+            value = self._resolved(text, position) if not event.style else text
             return value, "reset" if tag == "!reset" else "override"
         if tag == "!" or not tag.startswith(_TAG_PREFIX):
             if tag != "!":
                 self._ignored_tag(tag, position)
-                return (resolve(text) if event.style is None else text), ""
+                return (text if event.style else self._resolved(text, position)), ""
             return text, ""
         return self._typed(tag.removeprefix(_TAG_PREFIX), text, position), ""
 
@@ -302,7 +304,7 @@ class _Builder:
         if wanted is None:
             self.report.error("E_YAML_TAG", f"the tag !!{name} is not allowed here", position)
             return text
-        value = resolve(text)
+        value = self._resolved(text, position)
         if not isinstance(value, wanted):
             self.report.error("E_YAML_TAG", f"{text!r} cannot be read as !!{name}", position)
             return text
