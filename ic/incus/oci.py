@@ -12,6 +12,7 @@ reason to replace a running instance.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import re
 from typing import TYPE_CHECKING, Any, cast
@@ -35,6 +36,7 @@ _MANIFESTS = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
+_LOOPBACK = ("127.", "localhost", "[::1]")
 _LIMIT = 4 * 1024 * 1024  # the specification's own bound for a manifest; configs are smaller
 
 # uname's machine -> (architecture, variants by preference) as Go names them
@@ -279,18 +281,29 @@ class _Asked:
         if self.authorization:
             headers["Authorization"] = self.authorization
         host = _HUB_API if self.place.host == DOCKER_HUB else self.place.host
-        schemes = ("https", "http") if self.place.insecure else ("https",)
-        bases = (self.base,) if self.base else tuple(f"{scheme}://{host}" for scheme in schemes)
-        for base in bases:
-            try:
+        *others, last = (
+            (self.base,) if self.base else tuple(f"{one}://{host}" for one in self._schemes())
+        )
+        for base in others:
+            with contextlib.suppress(errors.Unreachable):
                 answer = self._ask(base + path, headers)
-            except errors.Unreachable as error:
-                if base != bases[-1]:
-                    continue
-                raise self._fails(transport.reason(error), rank=1, hint=error.hint) from error
-            self.base = base
-            return answer
-        raise self._fails("it could not be asked", rank=1)
+                if answer.status != 400:  # what a server of TLS says to plain http
+                    self.base = base
+                    return answer
+        try:
+            answer = self._ask(last + path, headers)
+        except errors.Unreachable as error:
+            raise self._fails(transport.reason(error), rank=1, hint=error.hint) from error
+        self.base = last
+        return answer
+
+    def _schemes(self) -> tuple[str, ...]:
+        """How a registry is spoken to: TLS, then plain http where that is allowed; on this machine the other
+        way round, because setting up TLS costs more than everything else together.
+        """
+        if not self.place.insecure:
+            return ("https",)
+        return ("http", "https") if self.place.host.startswith(_LOOPBACK) else ("https", "http")
 
     def _ask(self, url: str, headers: Mapping[str, str]) -> transport.Answer:
         return self.web.get(url, headers, insecure=self.place.insecure, limit=_LIMIT)

@@ -330,6 +330,13 @@ def test_plain_http_is_not_spoken_to_a_registry_that_is_not_said_to_be_insecure(
     assert registry.server.requests == []
 
 
+def test_a_port_that_speaks_tls_alone_is_asked_by_tls_after_plain_http(registry: Served) -> None:
+    registry.answers.status = 400
+    with registry.refuses("TLS"):
+        registry.resolve()
+    assert len(registry.server.requests) == 1
+
+
 def test_a_mirror_is_asked_first_and_the_canonical_name_is_kept(registry: Served) -> None:
     conf = Path(registry.env["CONTAINERS_REGISTRIES_CONF"])
     conf.write_text(
