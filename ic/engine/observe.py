@@ -218,6 +218,10 @@ def _instance(body: Body) -> kind.Live:
 
 
 def _network(body: Body) -> kind.Live:
+    """A network of a list. Half made: its creation ends with the request, and a client that dies ends it.
+
+    Such a network stays `Pending` (or `Errored`) for ever: no bridge, and no instance can be created on it.
+    """
     config = _strings(body.get("config"))
     stamp = _stamp(config)
     return kind.Live(
@@ -225,6 +229,7 @@ def _network(body: Body) -> kind.Live:
         name=str(body["name"]),
         fields={("config", key): value for key, value in config.items()},
         stamp=stamp,
+        half_made=body.get("status") in ("Pending", "Errored"),
     )
 
 
