@@ -122,20 +122,11 @@ def look(
     `images` are facts of an earlier look, not asked for again. Raises JournalError for a journal that
     cannot be trusted, and whatever reading and planning raise.
     """
-    journal, observed = observe.observe(
-        client, asked.project, asked.stack, env, images=images or {}, pull=asked.options.pull
-    )
+    journal, observed = _observed(client, asked, env, images or {})
     if journal.state not in ("ok", "none"):
         book.require_writable(journal, observed.project_config)
     if journal.recorded.doubts and _still_going_on(client, asked.project, journal):
-        journal, observed = observe.observe(
-            client,
-            asked.project,
-            asked.stack,
-            env,
-            images=observed.facts.images,
-            pull=asked.options.pull,
-        )
+        journal, observed = _observed(client, asked, env, observed.facts.images)
     found = recover.verdicts(journal.recorded.doubts, observed, journal.key)
     recorded = fold.settled(journal.recorded, found)
     return View(
@@ -155,6 +146,26 @@ def _still_going_on(client: incus.Client, project: str, journal: book.Journal) -
         client, project, doubts, patience=LOOK_PATIENCE, say=lambda _: None
     )
     return waited
+
+
+def _observed(
+    client: incus.Client,
+    asked: Asked,
+    env: Mapping[str, str],
+    images: Mapping[str, image.ImageFacts],
+) -> tuple[book.Journal, facts.Observed]:
+    """One look; no registry is asked for the image of a service that is not selected."""
+    stack = asked.stack
+    chosen = desired.selection(stack, asked.options.services) if stack is not None else None
+    return observe.observe(
+        client,
+        asked.project,
+        stack,
+        env,
+        images=images,
+        pull=asked.options.pull,
+        services=chosen,
+    )
 
 
 def _planned(
@@ -261,9 +272,7 @@ def _settled(
     images = view.observed.facts.images
 
     def observed_now() -> facts.Observed:
-        return observe.observe(
-            client, asked.project, asked.stack, env, images=images, pull=asked.options.pull
-        )[1]
+        return _observed(client, asked, env, images)[1]
 
     observed, found = recover.settle(run, client, asked.project, observed_now, say=terms.say)
     return View(

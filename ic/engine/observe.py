@@ -45,13 +45,15 @@ def observe(
     *,
     images: Mapping[str, image.ImageFacts] | None = None,
     pull: PullPolicy | None = None,
+    services: frozenset[str] | None = None,
 ) -> tuple[pages.Journal, facts.Observed]:
     """Read everything that planning a stack needs.
 
     `env` is where registry credentials are looked for, `images` are facts that an earlier look resolved,
-    `pull` is `--pull` and wins over a service's `pull_policy`. Without a stack no image, no bind source and
-    nothing external is looked at. Raises IncusError; TooOld when the server lacks an API extension;
-    RegistryError when an image cannot be resolved. A damaged journal is no error here: see its `state`.
+    `pull` is `--pull` and wins over a service's `pull_policy`, `services` are those whose images are looked
+    up (None: all). Without a stack no image, no bind source and nothing external is looked at. Raises
+    IncusError; TooOld when the server lacks an API extension; RegistryError when an image cannot be
+    resolved. A damaged journal is no error here: see its `state`.
     """
     server = client.server()
     incus.require(server, str(client.transport.server))
@@ -101,7 +103,12 @@ def observe(
         project_restrictions={
             key: value for key, value in (config or {}).items() if key.startswith("restricted")
         },
-        images=_images(stack, journal, images or {}, pull, _resolver(env, server)),
+        images=_images(
+            _policies(stack, services, pull) if stack is not None else {},
+            journal,
+            images or {},
+            _resolver(env, server),
+        ),
         fingerprints=_fingerprints(client, where["project"]),
         subnets=_subnets(networks, local=local),
         pools=pools or ((fallback,) if fallback else ()),
@@ -426,13 +433,15 @@ def _bind_sources(
 # --- images ----------------------------------------------------------------------------------------------
 
 
-def _policies(stack: model.Stack, pull: PullPolicy | None) -> dict[str, PullPolicy]:
+def _policies(
+    stack: model.Stack, services: frozenset[str] | None, pull: PullPolicy | None
+) -> dict[str, PullPolicy]:
     """When each reference is looked up: `--pull`, else the most eager of the services that use it."""
     eager: tuple[PullPolicy, ...] = ("never", "missing", "always")
     found: dict[str, PullPolicy] = {}
-    for service in stack.services.values():
+    for name, service in stack.services.items():
         reference = service.image.image
-        if reference is not None:
+        if reference is not None and (services is None or name in services):
             policy: PullPolicy = pull or service.image.pull_policy or "missing"
             other = found.get(reference, policy)
             found[reference] = max((policy, other), key=eager.index)
@@ -440,19 +449,18 @@ def _policies(stack: model.Stack, pull: PullPolicy | None) -> dict[str, PullPoli
 
 
 def _images(
-    stack: model.Stack | None,
+    policies: Mapping[str, PullPolicy],
     journal: pages.Journal,
     earlier: Mapping[str, image.ImageFacts],
-    pull: PullPolicy | None,
     resolve: Callable[[str], image.ImageFacts],
 ) -> dict[str, image.ImageFacts]:
-    """The facts of every image of the stack: of an earlier look, else recorded, else the registry's.
+    """The facts of every image, by its reference: of an earlier look, else recorded, else the registry's.
 
     An image that may not be asked for and is not recorded is left out; planning says so.
     """
     found: dict[str, image.ImageFacts] = {}
     unknown: list[str] = []
-    for reference, policy in sorted(_policies(stack, pull).items() if stack is not None else ()):
+    for reference, policy in sorted(policies.items()):
         recorded = journal.recorded.resources.get(names.address("image", reference))
         kept = image.from_facts(recorded.facts) if recorded is not None and recorded.facts else None
         if reference in earlier:

@@ -117,7 +117,7 @@ class _Work:
         observed: facts.Observed,
         options: Options,
     ) -> None:
-        self.ground = ground.Ground(stack, recorded, observed, _selection(stack, options.services))
+        self.ground = ground.Ground(stack, recorded, observed, selection(stack, options.services))
         self.resources: dict[str, kind.Resource] = {}
         self.details: dict[str, Details] = {}
         self.images: dict[str, image.ImageFacts] = {}
@@ -462,7 +462,7 @@ class _Work:
                 )
 
 
-def _selection(stack: model.Stack, services: tuple[str, ...]) -> frozenset[str]:
+def selection(stack: model.Stack, services: tuple[str, ...]) -> frozenset[str]:
     """The services of a plan: all, or those named with everything they depend on."""
     if not services:
         return frozenset(stack.services)

@@ -487,6 +487,14 @@ def test_all_images_that_cannot_be_resolved_are_told_at_once(look: Looking) -> N
     assert any("b.invalid" in line for line in caught.value.details)
 
 
+def test_images_of_services_that_are_not_selected_are_not_asked_for(look: Looking) -> None:
+    stack = stack_of(service("a", "a.invalid/x"), service("b", "b.invalid/x"))
+    assert look(stack, services=frozenset()).facts.images == {}
+    with pytest.raises(errors.RegistryError, match=r"b\.invalid") as caught:
+        look(stack, services=frozenset({"b"}))
+    assert caught.value.details == ()
+
+
 def test_without_a_stack_no_registry_is_asked(look: Looking) -> None:
     assert look().facts.images == {}
 
