@@ -341,7 +341,12 @@ def test_a_journal_that_cannot_be_written_stops_before_the_call(bench: Bench) ->
 
 
 def test_a_fault_of_ic_itself_is_raised_where_it_is_decided(bench: Bench) -> None:
-    def broken(*_: object) -> dict[str, str]:
+    def broken(
+        step: kind.Step,
+        deed: kind.Deed,
+        stamp: str,
+        results: Mapping[tuple[str, str], str],
+    ) -> dict[str, str]:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
