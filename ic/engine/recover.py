@@ -105,7 +105,9 @@ def _created(
     if _touched_by(live) < doubt.n:
         return "undone", "an older one is there", False
     if live.half_made:
-        return "undone", "its creation was cut off half way", True
+        # What is half made of a network is replaced by the plan; an instance has to go first.
+        remains = names.kind_of(doubt.address) == "instance"
+        return "undone", "its creation was cut off half way", remains
     if names.kind_of(doubt.address) == "volume" and ("config", names.SEEDED) not in live.fields:
         return "undone", "it may be filled half way", False
     return "ok", "it is there", False

@@ -544,6 +544,12 @@ class _Work:
                     diff = self.book.compare(resource, live, network.impact)
                     self.draft.put(address, "replace", "; ".join(diff.causes), (step,), diff.fields)
                 continue
+            if live.half_made:
+                # Nothing is on it: without its bridge the server creates no instance there.
+                removal = network.delete(address, live.name)
+                step = msgspec.structs.replace(network.create(resource), needs=(removal.id,))
+                self.draft.put(address, "replace", difference.CUT_OFF, (removal, step))
+                continue
             diff = self.book.compare(resource, live, network.impact)
             self._settle(
                 resource,

@@ -58,6 +58,13 @@ CASES: list[tuple[str, fold.Doubt, facts.Observed, str, bool]] = [
         False,
     ),
     ("create network", doubt("net.create", "network:a"), observed(there("network:a")), "ok", False),
+    (
+        "create network, half made",
+        doubt("net.create", "network:a"),
+        observed(there("network:a", half_made=True)),
+        "undone",
+        False,
+    ),
     ("create image", doubt("img.create", "image:nginx"), observed(), "undone", False),
     (
         "volume filled",
