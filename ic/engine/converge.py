@@ -234,11 +234,12 @@ def carry_out(
         with contextlib.suppress(errors.IcError):
             run.close("interrupted" if stopped else "failed")
         raise
+    plan = _with_project(view.plan, now.plan) if founding is not None and head else now.plan
     if result.stopped_by is None:
-        return Done(plan=now.plan, run=run.id, result=result, warnings=run.close(result.status))
+        return Done(plan=plan, run=run.id, result=result, warnings=run.close(result.status))
     with contextlib.suppress(errors.IcError):
         run.close("failed")
-    return Done(plan=now.plan, run=run.id, result=result)
+    return Done(plan=plan, run=run.id, result=result)
 
 
 def _founding(plan: changes.Plan) -> kind.Step | None:
@@ -309,6 +310,12 @@ def _but_project(plan: changes.Plan) -> changes.Plan:
             for one in kept
         ),
     )
+
+
+def _with_project(shown: changes.Plan, now: changes.Plan) -> changes.Plan:
+    """What was done, the project's creation included: it was shown, and done before the lease was taken."""
+    founded = tuple(one for one in shown.changes if names.kind_of(one.address) == "project")
+    return msgspec.structs.replace(now, changes=(*founded, *now.changes))
 
 
 def _executed(

@@ -40,7 +40,7 @@ def test_every_example_is_read_without_a_warning_and_run_here(case: scenario.Sce
 def test_hello(case: scenario.Scenario) -> None:
     """The example of the README."""
     copied(case, "hello")
-    case.ic("apply", "-y")
+    assert "\ndone: 7 created " in case.ic("apply", "-y").out
     assert case.plan() == {}
     end = time.monotonic() + 10
     while fetched(case, "http://127.0.0.1:8080/") != "<h1>Hello</h1>\n":
