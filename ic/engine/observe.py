@@ -125,6 +125,7 @@ def observe(
         facts=found,
         project_config=config or {},
         profiles={name: _strings(one.get("config")) for name, one in mine.items()},
+        doubles=tuple(sorter.doubles),
     )
     return journal, observed
 
@@ -154,12 +155,14 @@ class Sorter:
     """Sorts what is there into own (by address) and foreign (by kind, names only, with any marks).
 
     Of two with one address (an instance copied by hand keeps its stamp) the recorded name is the own one.
+    Of two bridges both are: a run that was cut off while a network got another name leaves them.
     """
 
     def __init__(self, owner: Owner, recorded: Mapping[str, str]) -> None:
         self.owner = owner
         self.recorded = recorded
         self.live: dict[str, kind.Live] = {}
+        self.doubles: list[kind.Live] = []
         self.foreign: dict[str, set[str]] = {"instance": set(), "network": set(), "volume": set()}
         self.marks: dict[str, dict[str, kind.Stamp]] = {}
 
@@ -172,7 +175,9 @@ class Sorter:
         if other is not None and self._goes_before(other, one):
             one, other = other, one
         self.live[one.address] = one
-        if other is not None:
+        if other is not None and names.kind_of(other.address) == "network":
+            self.doubles.append(other)
+        elif other is not None:
             self._leave(other)
 
     def _goes_before(self, one: kind.Live, other: kind.Live) -> bool:

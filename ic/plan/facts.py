@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from ic.resources import image, kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,9 +54,31 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything read before planning."""
+    """Everything read before planning.
+
+    `doubles` are bridges of this stack whose address another one has in `live`: what a run leaves that is
+    cut off while a network gets another name.
+    """
 
     live: dict[str, kind.Live]  # by address; marked with this stack's stamp
     facts: Facts
     project_config: dict[str, str] = {}
     profiles: dict[str, dict[str, str]] = {}  # name -> config: the run object is among them
+    doubles: tuple[kind.Live, ...] = ()
+
+
+def prefer(observed: Observed, wanted: Mapping[str, str]) -> Observed:
+    """The same look, where of two bridges with one address the one that has the wanted name is live.
+
+    `wanted` maps addresses to Incus names.
+    """
+    live = dict(observed.live)
+    doubles: list[kind.Live] = []
+    for one in observed.doubles:
+        other = live.get(one.address)
+        if other is not None and one.name == wanted.get(one.address) != other.name:
+            live[one.address] = one
+            doubles.append(other)
+        else:
+            doubles.append(one)
+    return msgspec.structs.replace(observed, live=live, doubles=tuple(doubles))

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ic import errors, names
+from ic.plan import facts
 
 if TYPE_CHECKING:
     from ic.compose import model
     from ic.journal import fold
-    from ic.plan import facts
     from ic.resources import kind
 
 
@@ -28,7 +28,14 @@ class Ground:
     ) -> None:
         self.stack = stack
         self.recorded = recorded
-        self.observed = observed
+        self.observed = facts.prefer(
+            observed,
+            {
+                names.address("network", key): given.name or names.bridge(stack.name, key)
+                for key, given in stack.networks.items()
+                if not given.external
+            },
+        )
         self.facts = observed.facts
         self.selected = selected
         self.project = names.project(stack.name)

@@ -24,14 +24,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ic import errors, names
-from ic.plan import changes, claims, desired, difference, laying
+from ic.plan import changes, claims, desired, difference, facts, laying
 from ic.resources import image, instance, kind, network, project, volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ic.journal import fold
-    from ic.plan import facts
 
 Options = desired.Options
 
@@ -77,9 +76,13 @@ class _Work:
         observed: facts.Observed,
         options: Options,
     ) -> None:
+        observed = facts.prefer(
+            observed, {address: one.name for address, one in wanted.resources.items()}
+        )
         self.wanted = wanted
         self.recorded = recorded.resources
         self.live = observed.live
+        self.doubles = observed.doubles
         self.facts = observed.facts
         self.options = options
         self.project = wanted.project
@@ -160,9 +163,24 @@ class _Work:
         if live is None:
             self.draft.forget(address, "gone from the server too")
             return
-        step = network.delete(address, live.name)
-        needs = self.draft.leavers(live.name)
-        self.draft.put(address, "delete", cause, (msgspec.structs.replace(step, needs=needs),))
+        every = (live.name, *(one.name for one in self.doubles if one.address == address))
+        gone = kind.Record(name=live.name, gone=True)
+        self.draft.put(address, "delete", cause, self._bridges_go(address, every, gone))
+
+    def _bridges_go(
+        self, address: str, bridges: tuple[str, ...], record: kind.Record
+    ) -> list[kind.Step]:
+        """The deletion of each bridge, after everything has left it."""
+        made = (f"{address}#create",) if f"{address}#create" in self.draft.steps else ()
+        return [
+            msgspec.structs.replace(
+                network.delete(address, name),
+                id=f"{address}#delete" if name == bridges[0] else f"{address}#delete-{name}",
+                needs=(*made, *self.draft.leavers(name)),
+                record=record,
+            )
+            for name in bridges
+        ]
 
     def _remove_volume(self, address: str, cause: str) -> None:
         live = self.live.get(address)
@@ -640,11 +658,11 @@ class _Work:
 
     def _remove_networks(self) -> None:
         for address in self._addresses("network"):
-            live = self.live.get(address)
             resource = self.wanted.resources.get(address)
             if resource is not None:
-                if live is not None and live.name != resource.name:
-                    self._drop_renamed(address, live)
+                old = self._old_bridges(address, resource.name)
+                if old and address in self.live:
+                    self._drop_renamed(address, old)
             elif address in self.recorded and address not in self.wanted.known and self._removes():
                 self._remove_network(address, difference.REMOVED)
             elif address not in self.recorded and address not in self.wanted.known:
@@ -657,16 +675,27 @@ class _Work:
                         "remove it with --remove-orphans",
                     )
 
-    def _drop_renamed(self, address: str, live: kind.Live) -> None:
-        """The old bridge of a network that got another name goes when its instances have left it."""
-        change = self.draft.changes[address]
-        step = msgspec.structs.replace(
-            network.delete(address, live.name),
-            needs=(f"{address}#create", *self.draft.leavers(live.name)),
-            record=kind.Record(name=change.steps[0].record.name),
-        )
-        self.draft.steps[step.id] = step
-        self.draft.changes[address] = msgspec.structs.replace(change, steps=(*change.steps, step))
+    def _drop_renamed(self, address: str, old: tuple[str, ...]) -> None:
+        """The old bridges of a network that got another name go when its instances have left them."""
+        resource, live = self.wanted.resources[address], self.live[address]
+        change = self.draft.changes.get(address)
+        record = kind.Record(name=resource.name)
+        if live.name == resource.name:
+            diff = self.book.compare(resource, live, network.impact)
+            record = self.book.record(resource, diff)
+        steps = self._bridges_go(address, old, record)
+        if change is None:
+            self.draft.put(address, "update", difference.OLD_BRIDGE, steps)
+        else:
+            known = (*change.steps, *steps)
+            self.draft.put(address, change.action, change.cause, known, change.fields)
+
+    def _old_bridges(self, address: str, name: str) -> tuple[str, ...]:
+        """The bridges of a network that have not the name it is to have."""
+        live = self.live.get(address)
+        found = {one.name for one in self.doubles if one.address == address}
+        found |= {live.name} if live is not None else set()
+        return tuple(sorted(found - {name}))
 
 
 def _check_order(found: changes.Plan) -> None:

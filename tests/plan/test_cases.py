@@ -193,6 +193,12 @@ def _foreign(here: world.World, kind: str, name: str, stack: str = "") -> world.
     )
 
 
+def _double(here: world.World, address: str, name: str) -> world.World:
+    """A run was cut off while a network got another name: there are two bridges."""
+    double = msgspec.structs.replace(here.live[address], name=name)
+    return msgspec.structs.replace(here, doubles=(double,))
+
+
 def _project_deleted(here: world.World) -> world.World:
     """A person deleted the project: the journal went with it, the bridges are left."""
     left = [one for one in here.live.values() if names.kind_of(one.address) == "network"]
@@ -210,6 +216,7 @@ EDITS: dict[str, Any] = {
     "power": _power,
     "stopped-by-ic": _stopped_by_ic,
     "half-made": _half_made,
+    "double": _double,
     "facts": _facts,
     "foreign": _foreign,
     "project-deleted": _project_deleted,

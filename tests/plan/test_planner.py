@@ -69,10 +69,12 @@ def files(draw: st.DrawFn) -> dict[str, Any]:
                 for other in earlier
             }
         found[name] = body
-    networks = {
+    networks: dict[str, Any] = {
         key: {"internal": draw(st.booleans()), "labels": {"k": draw(st.sampled_from("vw"))}}
         for key in NETWORKS
     }
+    if draw(st.booleans()):
+        networks["default"]["name"] = draw(st.sampled_from(("one", "other")))
     return {
         "name": "shop",
         "services": found,
@@ -97,7 +99,7 @@ def settle(document: dict[str, Any], here: world.World) -> tuple[changes.Plan, w
     return plan, msgspec.structs.replace(after, facts=world.forgetful(after.facts))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(files(), min_size=1, max_size=3))
 def test_planning_after_applying_is_empty_whatever_was_there_before(
     documents: list[dict[str, Any]],
@@ -110,7 +112,7 @@ def test_planning_after_applying_is_empty_whatever_was_there_before(
         world.agree(here)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(files(), files(), st.integers(0, 40))
 def test_an_apply_cut_off_anywhere_is_finished_by_the_next_one(
     then: dict[str, Any], now: dict[str, Any], steps_done: int
@@ -124,9 +126,10 @@ def test_an_apply_cut_off_anywhere_is_finished_by_the_next_one(
     assert again.changes == (), changes.render(again)
     world.agree(after)
     assert {one.power for one in after.live.values()} <= {"", "Running"}
+    assert after.doubles == ()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_the_order_of_keys_does_not_matter(data: st.DataObject) -> None:
     document, then = data.draw(files()), data.draw(files())
@@ -146,7 +149,7 @@ def text(plan: changes.Plan) -> bytes:
     return changes.save(plan, basis, world.KEY, b"")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(files(), files(), st.sampled_from(("apply", "up", "down")))
 def test_nothing_outside_our_stamp_is_ever_in_a_plan(
     then: dict[str, Any], now: dict[str, Any], mode: Any
@@ -172,7 +175,7 @@ def test_nothing_outside_our_stamp_is_ever_in_a_plan(
                 assert name in own | made
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(files(), st.sets(st.sampled_from(("limits.memory", "security.nesting", "user.mine"))))
 def test_foreign_keys_are_no_change_and_stay(document: dict[str, Any], keys: set[str]) -> None:
     _, here = settle(document, world.World())
@@ -187,7 +190,7 @@ def test_foreign_keys_are_no_change_and_stay(document: dict[str, Any], keys: set
     assert all(added.items() <= one.fields.items() for one in after.live.values())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(files(), st.booleans())
 def test_down_and_destroy_leave_nothing_of_ours_but_what_they_say(
     document: dict[str, Any], volumes: bool

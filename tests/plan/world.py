@@ -60,12 +60,15 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
 
     recorded: fold.Recorded = fold.Recorded()
     live: dict[str, kind.Live] = {}
+    doubles: tuple[kind.Live, ...] = ()
     facts: facts.Facts = facts.Facts(server="lab", default_pool=POOL, pools=(POOL,))
 
     @property
     def observed(self) -> facts.Observed:
-        """Live state and facts as one look."""
-        return facts.Observed(live=self.live, facts=self.facts)
+        """Live state and facts as one look; of two bridges the recorded one is live."""
+        recorded = {address: one.name for address, one in self.recorded.resources.items()}
+        observed = facts.Observed(live=self.live, facts=self.facts, doubles=self.doubles)
+        return facts.prefer(observed, recorded)
 
 
 def with_images(world: World, stack: model.Stack, versions: dict[str, int] | None = None) -> World:
@@ -123,19 +126,25 @@ def apply(world: World, done: changes.Plan, steps_done: int | None = None) -> Wo
 def _do(world: World, done: changes.Plan, step: kind.Step) -> World:
     deed = kind.stamped(step, LINEAGE, done.stack, "1/1")
     live = dict(world.live)
+    doubles = world.doubles
     found = world.facts
     brought: dict[str, object] = {}
     if isinstance(deed, kind.Call) and deed.method == "POST":
         if deed.path == "/1.0/projects":
             found = msgspec.structs.replace(found, project_exists=True, project_marked=True)
         else:
+            old = live.get(step.address)
             live[step.address] = _made(step, deed.body or {})
+            if old is not None:
+                assert old.name != live[step.address].name, f"{old.name} exists"
+                assert names.kind_of(step.address) == "network"
+                doubles = (*doubles, old)
     elif isinstance(deed, kind.Call) and deed.method == "DELETE":
         if names.kind_of(step.address) == "project":
             assert not [a for a in live if names.kind_of(a) != "network"], "project not empty"
             found = msgspec.structs.replace(found, project_exists=False, project_marked=False)
         else:
-            _take(live, step, deed.path)
+            doubles = _take(live, doubles, step, deed.path)
     elif isinstance(deed, kind.Call):
         live[step.address] = _power(live[step.address], "Running")
     elif isinstance(deed, kind.Merge):
@@ -161,7 +170,7 @@ def _do(world: World, done: changes.Plan, step: kind.Step) -> World:
         prints = found.fingerprints | {str(brought["fingerprint"])}
         found = msgspec.structs.replace(found, fingerprints=prints)
     recorded = record(world.recorded, step, brought) if step.event else world.recorded
-    return World(recorded=recorded, live=live, facts=found)
+    return World(recorded=recorded, live=live, doubles=doubles, facts=found)
 
 
 def _made(step: kind.Step, body: dict[str, object]) -> kind.Live:
@@ -182,21 +191,29 @@ def _made(step: kind.Step, body: dict[str, object]) -> kind.Live:
     )
 
 
-def _take(live: dict[str, kind.Live], step: kind.Step, path: str) -> None:
+def _take(
+    live: dict[str, kind.Live], doubles: tuple[kind.Live, ...], step: kind.Step, path: str
+) -> tuple[kind.Live, ...]:
     """A delete: a running instance and a used network are refused, as the server does it."""
-    one = live[step.address]
-    assert one.power not in {"Running", "Frozen"}, f"{step.address} is running"
+    name = path.rpartition("/")[2]
     if names.kind_of(step.address) == "network":
-        name = path.rpartition("/")[2]
         users = [
             other.address
             for other in live.values()
             if any(p[2:] == ("network",) and v == name for p, v in other.fields.items())
         ]
         assert not users, f"{name} is used by {users}"
-        if one.name != name:
-            return
+    same = [one for one in doubles if one.address == step.address]
+    left = tuple(one for one in doubles if one.name != name)
+    one = live[step.address]
+    if one.name != name:
+        return left
+    assert one.power not in {"Running", "Frozen"}, f"{step.address} is running"
     del live[step.address]
+    if same and len(left) == len(doubles):
+        live[step.address] = same[0]
+        return tuple(other for other in doubles if other is not same[0])
+    return left
 
 
 def _merged(one: kind.Live, deed: kind.Merge) -> kind.Live:
