@@ -46,8 +46,10 @@ def resource(
 ) -> kind.Resource:
     """The bridge as desired. `records` are (name, address) pairs that it answers for from the first moment.
 
-    An internal network has no NAT and its bridge forwards nothing; instances get no route there
-    (`ic.fields.networking`). DHCP goes on offering one: Incus's own DHCP client refuses a lease without.
+    An internal network has no NAT, and instances get no route there (`ic.fields.networking`). DHCP goes on
+    offering one: Incus's own DHCP client refuses a lease without. `ipv4.routing` stays on: switched off, the
+    server rejects whatever is forwarded, and where bridged packets pass the firewall too (br_netfilter, as on
+    every host with Docker) that cuts the instances of the network off from each other.
     """
     first, last = dynamic(subnet)
     fields: kind.Fields = {
@@ -56,8 +58,6 @@ def resource(
         ("config", "ipv4.nat"): "false" if internal else "true",
         ("config", "ipv6.address"): "none",
     }
-    if internal:
-        fields["config", "ipv4.routing"] = "false"
     if records:
         fields["config", "raw.dnsmasq"] = "\n".join(
             f"host-record={host},{host}.incus,{address}" for host, address in sorted(set(records))

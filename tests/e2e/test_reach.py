@@ -62,6 +62,7 @@ def reach(shared: scenario.Scenario) -> scenario.Scenario:
                     networks=["front", "back"], user="1000:1000", working_dir="/tmp"
                 ),
                 "hidden": scenario.idle(networks=["inside"], hostname="other-name"),
+                "neighbour": {"image": "nginx:alpine", "networks": ["inside"]},
                 "early": {
                     "image": "busybox",
                     "command": ["sh", "-c", FIRST],
@@ -167,6 +168,10 @@ def test_an_internal_network_has_no_way_out(reach: scenario.Scenario) -> None:
         ]
     )
     assert out.returncode != 0
+
+
+def test_instances_of_an_internal_network_reach_each_other(reach: scenario.Scenario) -> None:
+    assert "nginx" in reach.run("hidden", "wget", "-qO-", "-T", "5", "http://neighbour/")
 
 
 def test_user_working_directory_and_host_name_are_those_of_the_file(

@@ -36,10 +36,10 @@ def test_names_are_answered_from_the_moment_of_creation() -> None:
     }
 
 
-def test_an_internal_network_neither_translates_nor_forwards() -> None:
+def test_an_internal_network_does_not_translate_and_keeps_its_instances_together() -> None:
     fields = bridge(internal=True).fields
     assert fields["config", "ipv4.nat"] == "false"
-    assert fields["config", "ipv4.routing"] == "false"
+    assert ("config", "ipv4.routing") not in fields
 
 
 def test_the_smallest_subnets_have_a_dhcp_range() -> None:
