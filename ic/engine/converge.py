@@ -355,7 +355,10 @@ def remove_project(client: incus.Client, stack: str) -> None:
     """
     project = names.project(stack)
     query = {"project": project}
-    listed = cast("list[str]", client.get("/1.0/profiles", query) or [])
+    try:
+        listed = cast("list[str]", client.get("/1.0/profiles", query) or [])
+    except errors.NotFound:
+        return
     for name in sorted(one.partition("?")[0].rpartition("/")[2] for one in listed):
         if name.startswith(observe.OWN_PROFILES):
             with contextlib.suppress(errors.NotFound):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     import argparse
@@ -59,12 +59,13 @@ def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
         text = canonical.to_json(stack) if arguments.format == "json" else canonical.to_yaml(stack)
         session.out.text(text)
         return 0
+    document = canonical.document(stack)
     images = {service.image.image for service in stack.services.values()}
     everyone = (*stack.services.values(), *stack.inactive.values())
     found = {
         "services": sorted(stack.services),
-        "volumes": sorted(stack.volumes),
-        "networks": sorted(stack.networks),
+        "volumes": sorted(cast("dict[str, object]", document.get("volumes", {}))),
+        "networks": sorted(cast("dict[str, object]", document.get("networks", {}))),
         "images": sorted(image for image in images if image),
         "profiles": sorted({name for one in everyone for name in one.lifecycle.profiles}),
     }[arguments.only]
