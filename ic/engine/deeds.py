@@ -422,6 +422,7 @@ def _stopped_gracefully(tools: Tools, deed: kind.Stop, seconds: int) -> bool:
 
 
 _NO_MOUNTPOINT = "Failed to open target mountpoint"
+_HAS_RUN = ' - Started "'  # liblxc's own word that the entrypoint was executed
 _FAILED_EXEC = re.compile(r"([^-\n]+) - Failed to exec \"(.*)\"")
 _LXC_ERROR = re.compile(r"ERROR +\S+ - \S+:\d+ - (.*)")
 SHOWN_OUTPUT_LINES = 10
@@ -435,11 +436,13 @@ def _start(tools: Tools, deed: kind.Start) -> None:
 
     The entrypoint is PID 1 itself, so that the server's answer depends on whether it could be run. What
     ended by itself a moment ago is called running for half a second more, and a start may meet the end of
-    the clearing up [measured]: it is asked for again.
+    the clearing up [measured]: it is asked for again. So is one that fails, unless it has run: a job that
+    ends before the server has done its part of the start is called a failure too [measured].
     """
     began = tools.clock()
+    before = _read(tools, deed).get("last_used_at")
     refused: list[errors.OperationFailed] = []
-    while not _started(tools, deed, began, refused):
+    while not _started(tools, deed, began, before, refused):
         if len(refused) == START_TRIES:
             raise refused[-1]
         if tools.clock() - began > SETTLING_SECONDS:
@@ -451,7 +454,11 @@ def _start(tools: Tools, deed: kind.Start) -> None:
 
 
 def _started(
-    tools: Tools, deed: kind.Start, began: float, refused: list[errors.OperationFailed]
+    tools: Tools,
+    deed: kind.Start,
+    began: float,
+    before: object,
+    refused: list[errors.OperationFailed],
 ) -> bool:
     """Ask once; False when it is to be asked again, with the refusal noted. Raises for a bad entrypoint."""
     try:
@@ -461,6 +468,8 @@ def _started(
             return _has_process(tools, deed)
         log = tools.client.log_file(deed.path, "lxc.log", deed.query).decode(errors="replace")
         _raise_entrypoint(tools, deed, log, error)
+        if _HAS_RUN in log and _read(tools, deed).get("last_used_at") != before:
+            return True
         if _NO_MOUNTPOINT in log:
             _make_mountpoints(tools, deed)
         why = tuple(_LXC_ERROR.findall(log)[:3])
@@ -469,13 +478,16 @@ def _started(
     return True
 
 
+def _read(tools: Tools, deed: kind.Start) -> Body:
+    return cast("Body", tools.client.get(deed.path, deed.query))
+
+
 def _make_mountpoints(tools: Tools, deed: kind.Start) -> None:
     """Make the places of mounts that lie within other mounts, as docker does; the server makes none there.
 
     Within a volume they are made by the files API, within a bind on this host.
     """
-    instance = cast("Body", tools.client.get(deed.path, deed.query))
-    devices = cast("dict[str, dict[str, str]]", instance.get("devices") or {})
+    devices = cast("dict[str, dict[str, str]]", _read(tools, deed).get("devices") or {})
     mounts = [one for one in devices.values() if one.get("type") == "disk" and one.get("source")]
     for inner in mounts:
         above = [one for one in mounts if inner["path"].startswith(f"{one['path'].rstrip('/')}/")]

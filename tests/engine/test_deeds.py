@@ -337,6 +337,23 @@ def test_a_quick_job_is_not_run_twice_when_the_answer_was_lost(place: Place) -> 
     assert losing.sent == ["PUT /1.0/instances/quick/state"]
 
 
+def test_a_job_that_has_run_is_not_run_again_for_a_failed_start(place: Place) -> None:
+    """A job may end before the server has done its part of the start; the server calls that a failure."""
+    place.perform(place.create("sudden", "/bin/true"))
+    path = place.path("sudden")
+
+    class Failing(Losing):
+        def call(self, method: str, path: str, *rest: Any, **more: Any) -> Any:
+            reply = super().call(method, path, *rest, **more)
+            if path.endswith("/state") and len(self.sent) == 1:
+                raise errors.OperationFailed("cannot start: no such file or directory")
+            return reply
+
+    failing = Failing(place.client, "", "nothing")
+    place.perform(kind.Start(path=path, query=place.query), client=failing)
+    assert failing.sent == [f"PUT {path}/state"]
+
+
 def test_what_does_not_end_in_its_grace_period_is_ended_by_force(place: Place) -> None:
     place.perform(place.create("deaf", DEAF))
     path = place.path("deaf")
