@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.e2e.conftest import case, pytest_collection_modifyitems, shared
+from tests.e2e.conftest import case, other, pytest_collection_modifyitems, shared
 
-__all__ = ["case", "pytest_collection_modifyitems", "shared"]
+__all__ = ["case", "other", "pytest_collection_modifyitems", "shared"]

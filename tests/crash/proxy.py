@@ -195,7 +195,7 @@ class Proxy:
         try:
             upstream.connect(str(self.server))
             source, answers = Reader(client), Reader(upstream)
-            while self.exchange(source, answers):
+            while awaited(source, answers) and self.exchange(source, answers):
                 pass
         except (OSError, EOFError):
             pass  # an end of either side ends the connection; the client sees it as from the server
@@ -279,6 +279,14 @@ class Proxy:
         return fields.get("connection", "").lower() != "close" and (
             bodiless or "content-length" in fields or "transfer-encoding" in fields
         )
+
+
+def awaited(source: Reader, answers: Reader) -> bool:
+    """Wait for the next request; False when the server ends an idle connection before, as servers do."""
+    if source.buffer:
+        return True
+    ready, _, _ = select.select([source.link, answers.link], [], [])
+    return answers.link not in ready
 
 
 def splice(left: Reader, right: Reader) -> None:

@@ -105,8 +105,9 @@ def test_a_held_lease_names_its_holder_and_unlock_frees_it(case: scenario.Scenar
 
 
 @pytest.mark.long
-def test_a_holder_killed_on_another_machine_is_waited_out(case: scenario.Scenario) -> None:
-    other = case.lab.trusted_remote("other")
+def test_a_holder_killed_on_another_machine_is_waited_out(
+    case: scenario.Scenario, other: labs.Machine
+) -> None:
     document = aftermath.stack_of(6)
     case.compose(document)
     where = other.workdir(case.name)
@@ -119,7 +120,7 @@ def test_a_holder_killed_on_another_machine_is_waited_out(case: scenario.Scenari
     process.communicate()
     began = time.monotonic()
     case.ic("apply", "-y")
-    assert time.monotonic() - began <= 35 + 6  # the lease's 35 s, and the work itself
+    assert time.monotonic() - began <= 35
     aftermath.heal(case, document)
 
 
@@ -142,8 +143,10 @@ def paused(lab: labs.Lab, name: str, number: int, results: list[str]) -> None:
     with case.watched(fault) as passed:
         process = case.start("apply", "-y")
         fault.action = lambda: process.send_signal(signal.SIGSTOP)
-        if not fault.fired.wait(30):
+        if not fault.fired.wait(60):
             results.append(f"{name}: there was no write {number}")
+            process.kill()
+            process.communicate()
             return
         del case.env["INCUS_SOCKET"]
         by("second")
@@ -182,6 +185,6 @@ def test_a_paused_holder_is_fenced_at_any_moment(lab: labs.Lab, batch: int) -> N
             thread.start()
         for thread in threads:
             thread.join()
-        assert results == []
+        assert results == [], "\n".join(results)
     finally:
         lab.sweep(prefix)

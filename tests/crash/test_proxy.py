@@ -49,6 +49,9 @@ class Echo(http.server.BaseHTTPRequestHandler):
             {"n": len(self.received), "body": base64.b64encode(body).decode()}
         ).encode()
         self.send_response(200)
+        if self.path == "/last":
+            # The reply does not say that the connection ends, as when a server's patience is over.
+            self.close_connection = True
         if self.path == "/chunked":
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
@@ -226,6 +229,14 @@ def test_a_fault_counts_only_the_requests_it_is_for(server: EchoServer) -> None:
     with between(server, fault) as (_, client):
         statuses = [client.ask(m, "/")[0] for m in ("POST", "GET", "GET", "POST", "POST")]
     assert statuses == [200, 200, 200, 500, 200]
+
+
+def test_an_idle_connection_that_the_server_ends_is_ended_for_the_client(
+    server: EchoServer,
+) -> None:
+    with between(server) as (_, client):
+        assert client.ask("GET", "/last")[0] == 200
+        assert client.sock.recv(1) == b""
 
 
 def test_a_server_that_is_not_there_ends_the_connection(tmp_path: Path) -> None:

@@ -31,3 +31,21 @@ def shared(lab: labs.Lab) -> Iterator[scenario.Scenario]:
     made = scenario.Scenario(lab, f"m{uuid.uuid4().hex[:7]}")
     yield made
     lab.sweep(made.name)
+
+
+@pytest.fixture(scope="module")
+def other(lab: labs.Lab) -> Iterator[labs.Machine]:
+    """Another machine that trusts the lab's Incus and reaches the lab's registry as its own mirror."""
+    machine = lab.trusted_remote("other")
+    relay = ("python3", "-I", "/opt/repo/tests/e2e/relay.py")
+    started = [
+        lab.popen([*relay, labs.ADDRESS, "5000", "127.0.0.1", "5000"]),
+        machine.popen([*relay, "127.0.0.1", "5000", labs.ADDRESS, "5000"]),
+    ]
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+    yield machine
+    for process in started:
+        process.kill()
+        process.communicate()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from tests.e2e import scenario
 from tests.lab import lab as labs
@@ -15,24 +12,6 @@ FILE: dict[str, Any] = {
     "services": {"web": scenario.idle(environment={"A": "1"}, volumes=["data:/data"])},
     "volumes": {"data": {}},
 }
-
-
-@pytest.fixture(scope="module")
-def other(lab: labs.Lab) -> Iterator[labs.Machine]:
-    """Another machine that trusts the lab's Incus and reaches the lab's registry as its own mirror."""
-    machine = lab.trusted_remote("other")
-    relay = ("python3", "-I", "/opt/repo/tests/e2e/relay.py")
-    started = [
-        lab.popen([*relay, labs.ADDRESS, "5000", "127.0.0.1", "5000"]),
-        machine.popen([*relay, "127.0.0.1", "5000", labs.ADDRESS, "5000"]),
-    ]
-    for process in started:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "up\n"
-    yield machine
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def there(machine: labs.Machine, case: scenario.Scenario, document: dict[str, Any]) -> str:
