@@ -267,6 +267,14 @@ def _run(argv: Sequence[str], env: Mapping[str, str], out: output.Output) -> int
     return module(name).run(session.Session(options, env, out, _leave), arguments)
 
 
+def _ignore_interrupts() -> None:
+    """We are leaving already: another Ctrl-C must not meet the interpreter while it cleans up."""
+    import signal
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class _Internal(errors.IcError):
     """A fault of ic itself."""
 
@@ -299,6 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.error(error)
         status = error.exit_status
     except KeyboardInterrupt:
+        _ignore_interrupts()
         out.error(errors.Interrupted("cannot go on: interrupted"))
         status = errors.Interrupted.exit_status
     except Exception as error:  # noqa: BLE001 - the last boundary: a user never sees a traceback

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from ic import errors
+from ic import errors, names
 from ic.cli import output
 from ic.plan import changes
 
@@ -93,6 +93,7 @@ class _Board:
             change.address: _Line(change=change, left=len(change.steps))
             for change in plan.changes
             if change.steps
+            and names.kind_of(change.address) != "project"  # its step is none of a walk's
         }
         # A step may be about another resource than the change it belongs to: waiting for a job's end.
         self.by_step = {
