@@ -180,7 +180,10 @@ class Output:
 
             self._write(self.stderr, _encoded(documents.error(error)) + "\n")
             return
-        self.diagnostics(one for one in error.diagnostics if one.severity == "error")
+        found = [one for one in error.diagnostics if one.severity == "error"]
+        self.diagnostics(found)
+        if len(found) == 1 and error.summary.endswith(found[0].summary) and not error.details:
+            return  # it was all said, with its place
         lines = [f"{self.tint('error', 'red', error=True)}: {clean(error.summary)}"]
         lines += [f"  {clean(line)}" for detail in error.details for line in detail.splitlines()]
         if error.hint:

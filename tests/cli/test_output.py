@@ -83,6 +83,16 @@ def test_an_error_is_summary_details_and_hint() -> None:
     ]
 
 
+def test_a_single_mistake_is_told_once() -> None:
+    out, _, stderr = made()
+    one = errors.Diagnostic(severity="error", code="E", summary="web has no image", hint="add one")
+    two = errors.Diagnostic(severity="error", code="E", summary="db has no image")
+    out.error(errors.ComposeError("cannot read the stack: web has no image", diagnostics=(one,)))
+    assert stderr.getvalue().splitlines() == ["error: web has no image", "  hint: add one"]
+    out.error(errors.ComposeError("cannot read the stack: 2 mistakes", diagnostics=(one, two)))
+    assert stderr.getvalue().splitlines()[-1] == "error: cannot read the stack: 2 mistakes"
+
+
 def test_an_error_with_json_is_one_document_on_stderr() -> None:
     out, stdout, stderr = made(json=True)
     out.error(errors.Locked("cannot take the lease: held"))
