@@ -97,7 +97,10 @@ class _Board:
         }
         # A step may be about another resource than the change it belongs to: waiting for a job's end.
         self.by_step = {
-            step.id: self.lines[change.address] for change in plan.changes for step in change.steps
+            step.id: self.lines[change.address]
+            for change in plan.changes
+            for step in change.steps
+            if change.address in self.lines
         }
 
     def started(self, step: kind.Step) -> None:

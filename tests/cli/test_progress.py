@@ -181,3 +181,22 @@ def test_marks_are_ascii_where_the_terminal_is() -> None:
 
 def test_the_window_is_assumed_where_there_is_none() -> None:
     assert progress._window() >= (1, 1)
+
+
+def test_the_project_has_no_line_because_no_walk_makes_it() -> None:
+    display, err = live((80, 24))
+    plan = plan_of(1)
+    address = "project:shop"
+    founding = changes.Change(
+        address=address, action="create", cause="new", steps=(step(address, "create", "create"),)
+    )
+    run_plan = changes.Plan(
+        stack="shop", project="shop", server="local", changes=(founding, *plan.changes)
+    )
+    display.begin(run_plan)
+    for one in plan.changes[0].steps:
+        display.started(one)
+        display.finished(execute.Outcome(step=one, status="ok"))
+    display.close()
+    assert "project:shop" not in err.getvalue()
+    assert "1 of 1 done" in err.getvalue()
