@@ -43,7 +43,7 @@ SERVICE = {
     "networks": "a network card each, `eth0` first in the file's order; see [networking](networking.md)",
     "ports": "a userspace proxy device each; ranges, UDP, host addresses, ports chosen by ic",
     "expose": "- instances of one network reach every port of each other",
-    "hostname": "the name the instance has for itself (`lxc.uts.name`)",
+    "hostname": "the name the instance has for itself (`lxc.uts.name`), answered by DNS too",
     "volumes": "a disk device each: `volume`, `bind`, `tmpfs`; see [volumes](volumes.md)",
     "tmpfs": "a disk device with source `tmpfs:`; `size=`, `mode=`, `ro`, `rw`",
     "depends_on": "order of starting and stopping; `service_healthy` is refused",
@@ -57,7 +57,7 @@ SERVICE = {
     "deploy": "`replicas` alone",
     "container_name": "the instance's name, with `_` and `.` as `-`; DNS answers it as written; "
     "for services of one replica",
-    "labels": "`user.label.*`; an empty label is not set",
+    "labels": "`user.label.*`; a label without a value is not kept, with a warning",
 }
 NETWORK = {
     "name": "the bridge's name, at most 15 characters",
@@ -65,7 +65,7 @@ NETWORK = {
     "driver": "`bridge` alone",
     "labels": "`user.label.*` of the bridge",
     "ipam": "one IPv4 `subnet` with an optional `gateway`",
-    "internal": "no NAT, no forwarding, and instances get no default route there",
+    "internal": "no NAT, and instances get no default route there",
 }
 VOLUME = {
     "name": "the volume's name",
