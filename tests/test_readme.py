@@ -77,3 +77,14 @@ def test_links_lead_somewhere(path: str) -> None:
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text(path))
     missing = [one for one in targets if not os.path.exists(os.path.join(here, one))]
     assert missing == []
+
+
+def test_the_picture_of_the_house_names_every_room() -> None:
+    page = text("docs/architecture.md")
+    missing: list[str] = []
+    for directory, _, files in os.walk(os.path.join(ROOT, "ic")):
+        rooms = [one.removesuffix(".py") for one in files if one.endswith(".py")]
+        if os.path.basename(directory) in ("commands", "healthd"):
+            continue
+        missing += [one for one in rooms if "__" not in one and not re.search(rf"\b{one}\b", page)]
+    assert missing == []
