@@ -50,21 +50,25 @@ def write(run: book.Run, number: int, answers: queue.Queue[book.Intent]) -> None
 
 
 def main(socket: str, project: str, mode: str) -> int:
-    """`hold`: write for ever. `once`: one run with three steps. Exit status 75 when locked or fenced."""
+    """`hold`, `patient`: write for ever. `once`: three steps. Exit status 75 when locked or fenced.
+
+    `patient` has the lease's real times, and so the patience for a server that is started again.
+    """
     server = connect(socket)
+    times = lease.Times() if mode == "patient" else TIMES
     try:
         run = book.begin(
             server,
             project,
             book.start(mode, version="0"),
-            times=TIMES,
+            times=times,
             lock_timeout=60,
             say=lambda _: None,
         )
         say("held", run.generation)
         answers: queue.Queue[book.Intent] = queue.Queue()
         number = 0
-        while mode == "hold" or number < 3:
+        while mode != "once" or number < 3:
             write(run, number, answers)
             number += 1
             time.sleep(0.02)

@@ -424,3 +424,25 @@ def test_chaos_of_holders_loses_nothing_that_was_acknowledged(stack: Stack) -> N
     assert acked <= {line.n for line in journal.lines}
     generations = [event.generation for event in journal.events() if isinstance(event, events.Run)]
     assert generations == sorted(generations)
+
+
+@pytest.mark.long
+def test_a_run_rides_out_a_daemon_that_is_killed_and_started_again(stack: Stack) -> None:
+    process = stack.start("patient")
+    dice = random.Random(5)
+    acked: list[int] = []
+    for _ in range(6):
+        acked.append(int(word(process, "acked")[1]))
+        time.sleep(dice.random() * 0.2)
+        stack.lab.kill_incusd()
+        time.sleep(dice.random())
+        stack.lab.start_incusd()
+    acked.append(int(word(process, "acked")[1]))
+    assert process.poll() is None
+    process.kill()
+    rest, _ = process.communicate()
+    acked += [int(line.split()[1]) for line in rest.splitlines() if line.startswith("acked")]
+    journal = stack.read()
+    assert (journal.state, journal.problems) == ("ok", ())
+    assert set(acked) <= {line.n for line in journal.lines}
+    stack.begin().close("ok")
