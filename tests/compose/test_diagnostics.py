@@ -37,9 +37,10 @@ def test_an_example_shows_its_code_and_no_other(
     assert all(one.position for one in shown)
 
 
-def test_every_code_of_reading_is_listed() -> None:
+def test_every_code_of_reading_and_planning_is_listed() -> None:
     used: set[str] = set()
-    for path in glob.glob(f"{ROOT}/ic/compose/*.py") + glob.glob(f"{ROOT}/ic/fields/*.py"):
+    rooms = ("compose", "fields", "plan")
+    for path in (path for room in rooms for path in glob.glob(f"{ROOT}/ic/{room}/*.py")):
         with open(path, encoding="utf-8") as file:
             used.update(re.findall(r'"([EW]_[A-Z_]+)"', file.read()))
     assert used == set(re.findall(r"^### (\w+)$", page(), re.MULTILINE))
