@@ -53,7 +53,10 @@ def show(session: session.Session, view: converge.View, *, text: bool = True) ->
     """The plan on stdout, unless a JSON document will stand there; its warnings on stderr."""
     warn_of_doubts(session, view)
     if text and not session.out.json and not session.out.quiet:
-        session.out.plan(changes.render(msgspec.structs.replace(view.plan, diagnostics=())))
+        if view.asked.stack is None and not view.plan.changes:
+            session.out.text(f"nothing to do: nothing of stack {view.asked.name} is left to remove")
+        else:
+            session.out.plan(changes.render(msgspec.structs.replace(view.plan, diagnostics=())))
     session.out.diagnostics(view.plan.diagnostics)
 
 

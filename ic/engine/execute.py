@@ -106,6 +106,7 @@ class Report(Protocol):
     def started(self, step: kind.Step) -> None: ...
     def finished(self, outcome: Outcome) -> None: ...
     def tick(self) -> None: ...
+    def say(self, text: str) -> None: ...
 
 
 class Perform(Protocol):
@@ -207,6 +208,7 @@ class _Walk:
         self.waiting: dict[str, deque[kind.Step]] = {lane: deque() for lane in LANES}
         self.running: dict[str, dict[str, kind.Step]] = {lane: {} for lane in LANES}
         self.stopped_by: errors.IcError | None = None
+        self.told = False  # that it was interrupted
 
     # --- the loop ---
 
@@ -266,6 +268,9 @@ class _Walk:
         if self.stopped_by is not None:
             return
         if self.interrupts.requested.is_set():
+            if not self.told:
+                self.told = True
+                self.report.say("interrupted: what is under way is ended; once more leaves at once")
             self._skip_acknowledged()
             return
         while self.order.is_active():

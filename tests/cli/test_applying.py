@@ -79,7 +79,7 @@ def test_nothing_to_do_asks_nobody_and_opens_no_run() -> None:
     bench = Bench()
     assert applying.run(bench.session, view_of(), applying.Manner(verb="apply", ask=True)) is None
     bench.conclude(None)
-    assert "nothing to do" in bench.stdout.getvalue()
+    assert bench.stdout.getvalue() == "nothing to do: nothing of stack shop is left to remove\n"
 
 
 def test_an_interrupted_journal_is_told_of() -> None:

@@ -47,6 +47,9 @@ class Quiet:
     def tick(self) -> None:
         """Nothing to paint."""
 
+    def say(self, text: str) -> None:
+        """Nobody to say it to."""
+
 
 class Place:
     """A stack whose image is known beforehand: the registry is reachable only inside the lab."""

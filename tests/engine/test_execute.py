@@ -110,6 +110,9 @@ class Report:
     def tick(self) -> None:
         self.on_tick()
 
+    def say(self, text: str) -> None:
+        self.told.append(("said", text))
+
 
 class Deeds:
     """Carries out nothing, but knows what was asked for, in which order, and how much at once."""
@@ -278,6 +281,7 @@ def test_an_interruption_starts_nothing_new_and_waits_for_what_is_under_way(benc
     assert result.interrupted
     assert result.status == "interrupted"
     assert bench.deeds.begun == ["a"]
+    assert len([word for word, _ in bench.report.told if word == "said"]) == 1
 
 
 def test_an_interruption_skips_what_is_acknowledged_but_not_begun(bench: Bench) -> None:
