@@ -25,7 +25,8 @@ _CONFIG_LIMIT = 1024 * 1024
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     """The way to one Incus daemon: a socket's path, or host and port with three certificate files.
 
-    `name` is the remote's name as the user knows it. `pinned` is the PEM file with the one certificate
+    `name` is the remote's name as the user knows it. `others` are further addresses of the same server, for
+    when the first cannot be reached. `pinned` is the PEM file with the one certificate
     that the server may show; `certificate` and `key` are the client's own.
     """
 
@@ -33,6 +34,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     socket: str = ""
     host: str = ""
     port: int = DEFAULT_PORT
+    others: tuple[tuple[str, int], ...] = ()
     pinned: str = ""
     certificate: str = ""
     key: str = ""
@@ -108,11 +110,13 @@ def _server(name: str, remote: dict[str, Any], folder: str, place: str) -> Serve
             f"cannot use remote {name!r}: it authenticates by {remote['auth_type']!r}, not by a certificate",
             hint="add a remote that uses TLS: `incus remote add NAME TOKEN`",
         )
-    host, port = _host_and_port(name, address)
+    # A remote that was added by a token has all addresses that the server knew of, with commas.
+    (host, port), *others = (_host_and_port(name, one) for one in address.split(","))
     return Server(
         name=name,
         host=host,
         port=port,
+        others=tuple(others),
         pinned=os.path.join(place, "servercerts", f"{name}.crt"),
         certificate=os.path.join(folder, "client.crt"),
         key=os.path.join(folder, "client.key"),

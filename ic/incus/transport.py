@@ -282,6 +282,17 @@ def _pinned(server: remotes.Server) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
+def _reached(server: remotes.Server, timeout: float | None) -> socket.socket:
+    """A connection to the first of the server's addresses that takes one; raises what the first one said."""
+    failures: list[OSError | UnicodeError] = []
+    for place in ((server.host, server.port), *server.others):
+        try:
+            return socket.create_connection(place, timeout)
+        except (OSError, UnicodeError) as cause:
+            failures.append(cause)
+    raise failures[0]
+
+
 def _tls(server: remotes.Server, timeout: float | None) -> socket.socket:
     import hashlib
     import ssl
@@ -290,7 +301,7 @@ def _tls(server: remotes.Server, timeout: float | None) -> socket.socket:
     context = _tls_context(server.certificate, server.key)
     where = f"cannot reach Incus at {clean(server.url)}"
     try:
-        plain = socket.create_connection((server.host, server.port), timeout)
+        plain = _reached(server, timeout)
     except (OSError, UnicodeError) as cause:
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
         raise errors.Unreachable(

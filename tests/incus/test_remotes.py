@@ -61,6 +61,16 @@ def test_the_named_remote_wins_over_everything(folder: Path) -> None:
     )
 
 
+def test_a_remote_that_was_added_by_a_token_has_several_addresses(folder: Path) -> None:
+    (folder / "config.yml").write_text(
+        "remotes:\n  many:\n    addr: https://10.0.0.1:8443,https://[2001:db8::1]:8444,https://x\n"
+    )
+    found = remotes.resolve("many", env(folder))
+    assert (found.host, found.port) == ("10.0.0.1", 8443)
+    assert found.others == (("2001:db8::1", 8444), ("x", 8443))
+    assert found.url == "https://10.0.0.1:8443"
+
+
 def test_a_socket_from_the_environment_wins_over_a_directory(folder: Path) -> None:
     assert remotes.resolve(None, env(folder, INCUS_SOCKET="/a", INCUS_DIR="/b")).socket == "/a"
     assert remotes.resolve(None, env(folder, INCUS_DIR="/b")).socket == "/b/unix.socket"

@@ -220,6 +220,22 @@ def test_a_socket_path_over_the_kernels_limit_is_an_error_with_a_name(tmp_path: 
         to(tmp_path / ("x" * 200)).request("GET", "/1.0")
 
 
+def test_a_server_is_reached_at_the_first_of_its_addresses_that_answers() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as gone,
+        socket.create_server(("127.0.0.1", 0)) as there,
+    ):
+        closed, port = gone.getsockname()[1], there.getsockname()[1]
+        gone.close()
+        here = "127.0.0.1"
+        server = remotes.Server(name="x", host=here, port=closed, others=((here, port),))
+        with transport._reached(server, 5) as found:
+            assert found.getpeername()[1] == port
+    nobody = remotes.Server(name="x", host=here, port=closed, others=(("no.host.invalid", 1),))
+    with pytest.raises(ConnectionRefusedError):
+        transport._reached(nobody, 5)
+
+
 def test_an_https_server_without_a_pinned_certificate_is_not_talked_to(tmp_path: Path) -> None:
     server = remotes.Server(name="far", host="127.0.0.1", port=9, pinned=str(tmp_path / "no.crt"))
     with pytest.raises(errors.Untrusted, match="no certificate is pinned") as caught:
