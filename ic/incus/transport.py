@@ -288,7 +288,7 @@ def _reached(server: remotes.Server, timeout: float | None) -> socket.socket:
     for place in ((server.host, server.port), *server.others):
         try:
             return socket.create_connection(place, timeout)
-        except (OSError, UnicodeError) as cause:
+        except (OSError, UnicodeError) as cause:  # noqa: PERF203 - each address has its own failure
             failures.append(cause)
     raise failures[0]
 
