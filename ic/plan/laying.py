@@ -114,16 +114,24 @@ class Draft:
                 return [f"{address}#{verb}"]
         return []
 
+    def _users(self, bridge: str) -> tuple[str, ...]:
+        """The instances that have a card on a bridge."""
+        return tuple(
+            address
+            for address in self.held
+            if any(
+                path[2:] == ("network",) and value == bridge
+                for path, value in self.live[address].fields.items()
+            )
+        )
+
     def leavers(self, bridge: str) -> tuple[str, ...]:
         """The steps by which instances leave a bridge."""
-        found: list[str] = []
-        for address, live in sorted(self.live.items()):
-            on = any(
-                path[2:] == ("network",) and value == bridge for path, value in live.fields.items()
-            )
-            if on and names.kind_of(address) == "instance":
-                found += self.release(address)
-        return tuple(found)
+        return tuple(step for address in self._users(bridge) for step in self.release(address))
+
+    def stayers(self, bridge: str) -> tuple[str, ...]:
+        """The instances on a bridge that this plan leaves as they are."""
+        return tuple(address for address in self._users(bridge) if not self.release(address))
 
     def lay(self, choice: Choice) -> None:
         """Lay the steps of one decision; nothing at all when it is settled."""

@@ -635,7 +635,7 @@ class _Work:
             scaled = service in self.wanted.services
             if address not in self.recorded:
                 if self.options.remove_orphans:
-                    causes[address] = "orphan: not in the journal, not in the files"
+                    causes[address] = difference.ORPHAN
                 else:
                     left.append(address)
             elif scaled or self._removes():
@@ -663,17 +663,24 @@ class _Work:
                 old = self._old_bridges(address, resource.name)
                 if old and address in self.live:
                     self._drop_renamed(address, old)
-            elif address in self.recorded and address not in self.wanted.known and self._removes():
-                self._remove_network(address, difference.REMOVED)
-            elif address not in self.recorded and address not in self.wanted.known:
-                if self.options.remove_orphans:
-                    self._remove_network(address, "orphan: not in the journal, not in the files")
-                else:
-                    self._warn(
-                        "W_ORPHANS",
-                        f"left alone, not in the files: {address}",
-                        "remove it with --remove-orphans",
-                    )
+            elif address not in self.wanted.known:
+                self._remove_unnamed(address)
+
+    def _remove_unnamed(self, address: str) -> None:
+        """A network that no file names: removed where that is asked for and nothing stays on it."""
+        live = self.live.get(address)
+        if address in self.recorded:
+            wanted, cause = self._removes(), difference.REMOVED
+        else:
+            wanted, cause = self.options.remove_orphans, difference.ORPHAN
+        if wanted and not (live is not None and self.draft.stayers(live.name)):
+            self._remove_network(address, cause)
+        elif live is not None and self.options.mode == "apply" and not self.options.services:
+            self._warn(
+                "W_ORPHANS",
+                f"left alone, not in the files: {address}",
+                "remove it with --remove-orphans",
+            )
 
     def _drop_renamed(self, address: str, old: tuple[str, ...]) -> None:
         """The old bridges of a network that got another name go when its instances have left them."""
