@@ -230,7 +230,7 @@ def test_a_tmpfs_is_one(reach: scenario.Scenario) -> None:
 
 def test_ps_tells_what_runs(reach: scenario.Scenario) -> None:
     rows = {row["name"]: row for row in reach.ic("ps", "--json").json()["instances"]}
-    assert set(rows) == {"web", "my-db", "echo", "peek", "hidden", "early"}
+    assert set(rows) == {"web", "my-db", "echo", "peek", "hidden", "neighbour", "early"}
     assert rows["my-db"]["service"] == "my_db"
     assert rows["web"]["state"] == "running"
     assert (rows["early"]["state"], rows["early"]["exit_code"]) == ("exited", 0)
