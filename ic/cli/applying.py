@@ -161,11 +161,13 @@ def document(done: converge.Done | None, next_: str) -> documents.Apply:
 def _states(done: converge.Done) -> dict[str, str]:
     """Every change's address: `done`, `failed` or `left` (some step of it was not started)."""
     states: dict[str, str] = {one.address: "done" for one in done.plan.changes}
+    # A step may be about another resource than the change it belongs to: waiting for a job's end.
+    owners = {step.id: one.address for one in done.plan.changes for step in one.steps}
     for outcome in done.result.outcomes:
-        address = outcome.step.address
+        address = owners[outcome.step.id]
         if outcome.status in ("failed", "unknown"):
             states[address] = "failed"
-        elif outcome.status == "not-started" and states.get(address) == "done":
+        elif outcome.status == "not-started" and states[address] == "done":
             states[address] = "left"
     return states
 

@@ -174,3 +174,33 @@ def test_a_wait_that_nobody_needed_is_a_warning() -> None:
         converge.Done(plan=done.plan, run=done.run, result=execute.Result(outcomes=(told,)))
     )
     assert "warning: it ended with 3" in bench.stderr.getvalue()
+
+
+def test_a_wait_that_failed_counts_for_who_waited() -> None:
+    """The step is about the job, the change is that of the service that waits for it."""
+    wait = kind.Step(
+        id="instance:job/1#exit", address="instance:job/1", event="", deed=kind.Note(), lane="wait"
+    )
+    start = step("instance:web/1", "start")
+    plan = changes.Plan(
+        stack="shop",
+        project="shop",
+        server="local",
+        changes=(
+            changes.Change(
+                address="instance:web/1", action="create", cause="new", steps=(wait, start)
+            ),
+        ),
+    )
+    ended = errors.OperationFailed("cannot go on after instance job: it ended with exit code 3")
+    result = execute.Result(
+        outcomes=(
+            execute.Outcome(step=wait, status="failed", error=ended),
+            execute.Outcome(step=start, status="not-started"),
+        )
+    )
+    bench = Bench()
+    with pytest.raises(errors.ApplyError) as caught:
+        bench.conclude(converge.Done(plan=plan, run="a1b2c3d4", result=result))
+    assert caught.value.summary == "cannot carry everything out: 1 of 1 changes failed"
+    assert caught.value.details == (f"instance:job/1: {ended.summary}",)
