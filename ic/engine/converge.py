@@ -204,7 +204,7 @@ def carry_out(
     """
     asked = view.asked
     start = book.start(asked.command, version=ic.__version__, build=buildinfo.build_id())
-    head = view.observed.project_config.get(names.HEAD, "")
+    head = ""
     founding = _founding(view.plan)
     if founding is not None:
         head = _found(client, founding, start, asked.name)
@@ -213,8 +213,6 @@ def carry_out(
         client,
         asked.project,
         start,
-        floor=view.recorded.generation,
-        head=head,
         lock_timeout=terms.lock_timeout,
         say=terms.say,
         clock=clock,

@@ -79,8 +79,6 @@ def begin(
     project: str,
     start: Start,
     *,
-    floor: int = 0,
-    head: str = "",
     lock_timeout: float = 10.0,
     say: Callable[[str], None] = _quiet,
     clock: lease.Clock | None = None,
@@ -90,8 +88,7 @@ def begin(
 ) -> Run:
     """Take the lease (waiting for it as long as `lock_timeout` s allow) and read the journal under it.
 
-    `floor` and `head` are the generation and the text of the project's head as known before: needed only
-    where there is no run object yet. `force` takes the lease of exactly that generation (`ic unlock`).
+    `force` takes the lease of exactly that generation (`ic unlock`).
     `on_lost` is called once, from another thread, when the run can write nothing any more.
 
     Raises Locked; Corrupt, Rollback or NewerVersion when the journal may not be written to; Full when there
@@ -112,7 +109,7 @@ def begin(
         times=times,
         force=force,
     )
-    taken = lease.acquire(client, project, terms, floor=floor, head=head)
+    taken = lease.acquire(client, project, terms)
     run = Run(client, taken, start, clock=clock, times=times, on_lost=on_lost)
     try:
         run.enter()

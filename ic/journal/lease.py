@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote
 
 import msgspec
 
@@ -365,11 +366,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     force: int | None = None
 
 
-def acquire(client: Server, project: str, terms: Terms, *, floor: int, head: str) -> Lease:
+def acquire(client: Server, project: str, terms: Terms) -> Lease:
     """Take the lease: find, rename, read again, hold (docs/journal-format.md, "Taking the lease").
-
-    `floor` is the generation of the project's head and `head` its text: where there is no run object, it
-    is made at the generation after.
 
     Raises Locked (another holds it, or `force` names another generation) and IncusError.
     """
@@ -379,7 +377,7 @@ def acquire(client: Server, project: str, terms: Terms, *, floor: int, head: str
         found = objects(project, fetch(client, project, terms.clock, terms.times))
         if not found:
             made += 1
-            _make(client, project, generation=floor + 1, head=head, attempt=made, times=terms.times)
+            _make(client, project, terms, attempt=made)
             continue
         top = found[0]
         stolen = _taken_from(top, terms, watch)
@@ -393,21 +391,32 @@ def acquire(client: Server, project: str, terms: Terms, *, floor: int, head: str
             )
 
 
-def _make(
-    client: Server, project: str, *, generation: int, head: str, attempt: int, times: Times
-) -> None:
-    """Create the first run object. Its name is fixed, so of two creators one wins and both go on."""
-    config = {names.HOLD: FREE, names.GENERATION: str(generation), names.HEARTBEAT: "0"}
+def _make(client: Server, project: str, terms: Terms, *, attempt: int) -> None:
+    """Create the run object at the generation after that of the project's head: none is ever used twice.
+
+    Its name is fixed, so of two creators one wins and both go on.
+    """
+    body = look(
+        client, f"/1.0/projects/{quote(project)}", {}, clock=terms.clock, times=terms.times
+    ).metadata
+    config: dict[str, str] = body.get("config") or {}
+    head = config.get(names.HEAD, "")
+    try:
+        generation = events.decode_head(head).generation + 1
+    except ValueError:
+        generation = 1  # no journal, or a damaged one: reading it under the lease tells
+    first = {names.HOLD: FREE, names.GENERATION: str(generation), names.HEARTBEAT: "0"}
     if head:
-        config[names.HEAD] = head
-    body = {
+        first[names.HEAD] = head
+    made = {
         "name": name_for(project, generation, GENESIS_NONCE),
         "description": DESCRIPTION,
-        "config": config,
+        "config": first,
         "devices": {},
     }
+    query = {"project": project}
     try:
-        client.send("POST", "/1.0/profiles", {"project": project}, body, timeout=times.timeout)
+        client.send("POST", "/1.0/profiles", query, made, timeout=terms.times.timeout)
     except (errors.Forbidden, errors.NotFound):
         raise
     except errors.IncusError:

@@ -44,7 +44,7 @@ def terms(clock: fakes.Clock, **changes: Any) -> lease.Terms:
 
 
 def take(server: fakes.Server, asked: lease.Terms) -> lease.Lease:
-    return lease.acquire(server, stage.PROJECT, asked, floor=0, head="")
+    return lease.acquire(server, stage.PROJECT, asked)
 
 
 def hold(server: fakes.Server, holder: lease.Holder, beat: int = 1) -> str:
@@ -84,9 +84,11 @@ def test_the_first_holder_makes_the_run_object_and_takes_it(server: fakes.Server
 
 
 def test_generations_go_on_from_the_head_where_there_is_no_run_object(server: fakes.Server) -> None:
-    taken = lease.acquire(server, stage.PROJECT, terms(fakes.Clock()), floor=70, head="h")
+    config = server.projects[stage.PROJECT]["config"]
+    config[names.HEAD] = config[names.HEAD].replace('"g":0', '"g":70')
+    taken = take(server, terms(fakes.Clock()))
     assert taken.generation == 72
-    assert taken.config[names.HEAD] == "h"
+    assert taken.config[names.HEAD] == config[names.HEAD]
 
 
 def test_what_was_written_just_before_the_rename_is_seen(server: fakes.Server) -> None:

@@ -118,7 +118,7 @@ class Process:
             clock=server,
             times=lease.Times(),
         )
-        taken = lease.acquire(server, stage.PROJECT, terms, floor=0, head="")
+        taken = lease.acquire(server, stage.PROJECT, terms)
         start = stage.start(run=f"{self.index:08x}")
         run = book.Run(server, taken, start, clock=server, times=lease.Times())
         run.enter()

@@ -25,7 +25,7 @@ class Rig:
             clock=self.clock,
             times=self.times,
         )
-        self.taken = lease.acquire(self.server, stage.PROJECT, terms, floor=0, head="")
+        self.taken = lease.acquire(self.server, stage.PROJECT, terms)
         self.writer = wal.Writer(
             self.server,
             self.taken,
