@@ -704,6 +704,11 @@ def mend(journal: Journal, config: Mapping[str, str]) -> tuple[str, ...]:
     settings = [one for one in settings if one != f"{segment_key(begin + 1)}="]
     gap_text = events.encode(gap).decode()
     settings.append(shlex.quote(f"{segment_key(begin + 1)}={gap_text}"))
+    if names.STACK not in config:
+        # The project's own marks are gone too; those of its instances tell whose it is.
+        listed = f"incus list --project {journal.project} -f csv -c {names.STACK}"
+        settings.append(f'{names.STACK}="$({listed} | sort -u | tail -n 1)"')
+        settings.append(f"{names.RESOURCE}={journal.project}")
     if config.get(names.LINEAGE) != lineage:
         settings.append(f"'{names.LINEAGE}={lineage}'")
     if not journal.key:
