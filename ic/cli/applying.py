@@ -161,13 +161,15 @@ def document(done: converge.Done | None, next_: str) -> documents.Apply:
 def _states(done: converge.Done) -> dict[str, str]:
     """Every change's address: `done`, `failed` or `left` (some step of it was not started)."""
     states: dict[str, str] = {one.address: "done" for one in done.plan.changes}
-    # A step may be about another resource than the change it belongs to: waiting for a job's end.
+    # A step may be about another resource than the change it belongs to: waiting for a job's end. When that
+    # fails, who waited was not begun.
     owners = {step.id: one.address for one in done.plan.changes for step in one.steps}
     for outcome in done.result.outcomes:
         address = owners[outcome.step.id]
-        if outcome.status in ("failed", "unknown"):
+        failed = outcome.status in ("failed", "unknown")
+        if failed and address == outcome.step.address:
             states[address] = "failed"
-        elif outcome.status == "not-started" and states[address] == "done":
+        elif (failed or outcome.status == "not-started") and states[address] == "done":
             states[address] = "left"
     return states
 
@@ -231,7 +233,7 @@ def conclude(
             details=details,
             hint=f"`{again}` goes on from what is done",
         )
-    failed = sum(state == "failed" for state in states.values())
+    failed = len({one.step.address for one in _failures(done)})
     raise errors.ApplyError(
         f"cannot carry everything out: {failed} of {len(states)} changes failed",
         details=details,

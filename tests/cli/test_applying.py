@@ -176,7 +176,7 @@ def test_a_wait_that_nobody_needed_is_a_warning() -> None:
     assert "warning: it ended with 3" in bench.stderr.getvalue()
 
 
-def test_a_wait_that_failed_counts_for_who_waited() -> None:
+def test_who_waited_for_a_job_that_failed_was_not_started() -> None:
     """The step is about the job, the change is that of the service that waits for it."""
     wait = kind.Step(
         id="instance:job/1#exit", address="instance:job/1", event="", deed=kind.Note(), lane="wait"
@@ -203,4 +203,7 @@ def test_a_wait_that_failed_counts_for_who_waited() -> None:
     with pytest.raises(errors.ApplyError) as caught:
         bench.conclude(converge.Done(plan=plan, run="a1b2c3d4", result=result))
     assert caught.value.summary == "cannot carry everything out: 1 of 1 changes failed"
-    assert caught.value.details == (f"instance:job/1: {ended.summary}",)
+    assert caught.value.details == (
+        f"instance:job/1: {ended.summary}",
+        "not started: instance:web/1",
+    )
