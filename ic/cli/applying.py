@@ -14,6 +14,7 @@ import msgspec
 from ic import errors
 from ic.cli import documents, output, progress
 from ic.engine import converge, execute
+from ic.journal import lease
 from ic.plan import changes
 
 if TYPE_CHECKING:
@@ -38,13 +39,21 @@ class Manner(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def warn_of_doubts(session: session.Session, view: converge.View) -> None:
-    """Say that an earlier run was cut off, and what is assumed of it."""
+    """Say that an earlier run was cut off (or that one may be at work now), and what is assumed of it."""
     if view.verdicts:
         count = len(view.verdicts)
-        session.out.note(
-            f"an earlier run was interrupted: {count} step{'s' if count > 1 else ''} in doubt settled "
-            "from what the server shows"
-        )
+        steps = f"{count} step{'s' if count > 1 else ''}"
+        holder = view.journal.busy
+        me = lease.identity(command="", run="")
+        if holder is not None and not lease.dead(holder, me, lease.tick_of):
+            session.out.note(
+                f"{holder.actor or 'somebody'} holds the stack's lease: {steps} under way or in doubt, "
+                "taken as the server shows them"
+            )
+        else:
+            session.out.note(
+                f"an earlier run was interrupted: {steps} in doubt settled from what the server shows"
+            )
     for verdict in view.verdicts:
         session.out.note(f"  {verdict.address}  {verdict.event}: {verdict.reason}", "dim")
 

@@ -6,12 +6,13 @@ import io
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from ic import errors
 from ic.cli import applying, output, session
 from ic.engine import converge, execute
-from ic.journal import book, fold
+from ic.journal import book, fold, lease
 from ic.plan import changes, facts, planner
 from ic.resources import kind
 
@@ -90,6 +91,22 @@ def test_an_interrupted_journal_is_told_of() -> None:
     applying.show(bench.session, view_of(verdicts=(verdict,)))
     assert "an earlier run was interrupted: 1 step in doubt" in bench.stderr.getvalue()
     assert "instance:web/1  inst.create: it is there" in bench.stderr.getvalue()
+
+
+def test_a_run_that_may_be_at_work_is_not_called_interrupted() -> None:
+    verdict = fold.Verdict(
+        n=7, address="instance:web/1", event="inst.create", status="ok", reason="it is there"
+    )
+    held = {"user.ic.hold": '{"a":"0@there","m":"other"}', "user.ic.gen": "3"}
+    top = lease.RunObject(name="ic.lock.x", generation=3, nonce="cafebabe", config=held)
+    seen = view_of(verdicts=(verdict,))
+    seen = msgspec.structs.replace(
+        seen, journal=msgspec.structs.replace(seen.journal, run_object=top)
+    )
+    bench = Bench()
+    applying.show(bench.session, seen)
+    assert "0@there holds the stack's lease: 1 step under way" in bench.stderr.getvalue()
+    assert "interrupted" not in bench.stderr.getvalue()
 
 
 def test_with_json_the_plan_is_not_printed_beside_the_document() -> None:
