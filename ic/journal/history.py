@@ -35,7 +35,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HistoryRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. `counts` are the successful steps by verb, and `failed` and `open` where there are any."""
+    """One run. `counts` are its changes by action, as its plan had them; `failed` and `open` where not done."""
 
     run: str
     generation: int
@@ -56,6 +56,27 @@ def moment(ms: int) -> str:
     except (OverflowError, OSError, ValueError):
         return "1970-01-01T00:00:00.000Z"
     return f"{form}.{rest:03d}Z"
+
+
+def action(steps: Sequence[Event]) -> str:
+    """What a run did to one address, in the plan's word; `failed`, `open`, or empty when nothing came of it.
+
+    A change is several steps: what was deleted and created was replaced, what was stopped and started was
+    restarted, what was created may have been updated and started besides.
+    """
+    if any(step.status == "err" for step in steps):
+        return "failed"
+    if any(step.phase == "intent" for step in steps):
+        return "open"
+    verbs = [step.kind.rpartition(".")[2] for step in steps if step.status == "ok"]
+    if "create" in verbs:
+        return "replace" if "delete" in verbs else "create"
+    if "restart" in verbs or ("stop" in verbs and "start" in verbs):
+        return "restart"
+    for verb in ("delete", "update", "start", "stop"):
+        if verb in verbs:
+            return verb
+    return verbs[-1] if verbs else ""
 
 
 class _Gathering:
@@ -79,17 +100,14 @@ class _Gathering:
             status = self.status
         elif not self.status and running and self.generation == running:
             status = "running"
-        counts: dict[str, int] = {}
+        steps: dict[str, list[Event]] = {}
         for step in self.steps.values():
-            if step.phase == "intent":
-                label = "open"
-            elif step.status == "ok":
-                label = step.kind.rpartition(".")[2]
-            elif step.status == "err":
-                label = "failed"
-            else:
-                continue
-            counts[label] = counts.get(label, 0) + 1
+            steps.setdefault(step.address, []).append(step)
+        counts: dict[str, int] = {}
+        for one in steps.values():
+            label = action(one)
+            if label:
+                counts[label] = counts.get(label, 0) + 1
         return HistoryRun(
             run=self.run,
             generation=self.generation,

@@ -70,6 +70,7 @@ class Writer:
         self._beat = int(beat) if beat.isdecimal() else 0
         self._urgent = False
         self._due: float | None = None
+        self._may_fold = True
         self._closing = False
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -195,7 +196,7 @@ class Writer:
 
     def _fold_due(self) -> bool:
         unfolded = sum(len(line.raw) for line in self._lines if line.n > self._folded)
-        if not unfolded:
+        if not unfolded or not self._may_fold:
             return False
         old = self._clock.boottime() - self._folded_at >= self._times.fold_every
         return unfolded > FOLD_BYTES or old
@@ -207,7 +208,15 @@ class Writer:
         than a request can hold drops those that were in the project already before this fold.
         """
         before = self._folded
-        self._head = self._fold_in(self._tip.n)
+        try:
+            self._head = self._fold_in(self._tip.n)
+        except errors.Forbidden:
+            # A restricted operator: the lines stay where they are, for somebody who may.
+            self._may_fold = False
+            return
+        except errors.JournalError:
+            self.confirm()  # whoever took over may have folded already: then that is the reason
+            raise
         self._folded = self._tip.n
         self._folded_at = self._clock.boottime()
         if sum(len(line.raw) for line in self._lines) > 2 * FOLD_BYTES:

@@ -402,6 +402,45 @@ def test_who_may_not_write_the_project_still_has_a_journal(server: fakes.Server)
     assert (journal.state, journal.overflow) == ("ok", ())
 
 
+def test_a_long_run_of_who_may_not_write_the_project_goes_on(server: fakes.Server) -> None:
+    server.forbidden = {("PUT", "/1.0/projects/")}
+    run = stage.begin(server, times=lease.Times(linger=0.01, fold_every=0.01))
+    for n in range(5):
+        stage.did(run, create(n))
+        threading.Event().wait(0.03)
+    assert not run.lost.is_set()
+    assert run.close("ok") == ()
+    assert len(stage.state_of(stage.read(server))) == 6
+
+
+def test_who_is_overtaken_while_folding_hears_that_he_was(server: fakes.Server) -> None:
+    first = stage.begin(server, times=lease.Times(linger=0.01, fold_every=0.0))
+    overtaken = threading.Event()
+
+    def overtake(moment: str, method: str, path: str) -> None:
+        if (
+            moment == "before"
+            and method == "PUT"
+            and "/projects/" in path
+            and not overtaken.is_set()
+        ):
+            overtaken.set()
+            server.fault = fakes.quiet
+            second = stage.begin(server, force=first.generation)
+            stage.did(second, create(9))
+            second.close("ok")
+            raise errors.PreconditionFailed("cannot change project: it was changed meanwhile")
+
+    server.fault = overtake
+    first.intend(create(1), lambda _: None)
+    assert first.lost.wait(10)
+    with pytest.raises(errors.Fenced, match="took over"):
+        first.guard()
+    with pytest.raises(errors.Fenced):
+        first.close("ok")
+    assert stage.read(server).state == "ok"
+
+
 def test_no_room_for_the_journal_is_said_before_anything_is_done(server: fakes.Server) -> None:
     server.projects[stage.PROJECT]["config"]["user.ic.huge"] = "z" * pages.HARD
     with pytest.raises(errors.Full):
