@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from ic import errors, names
@@ -156,3 +157,27 @@ def test_a_run_is_found_by_id_beginning_or_generation() -> None:
 def test_any_number_is_a_moment() -> None:
     assert history.moment(0) == "1970-01-01T00:00:00.000Z"
     assert history.moment(10**30) == "1970-01-01T00:00:00.000Z"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "action"),
+    [
+        (("inst.create", "inst.update", "inst.start"), "create"),
+        (("inst.stop", "inst.delete", "inst.create", "inst.start"), "replace"),
+        (("inst.stop", "inst.update", "inst.start"), "restart"),
+        (("inst.stop", "inst.delete"), "delete"),
+        (("net.update",), "update"),
+        (("inst.start",), "start"),
+        (("inst.stop",), "stop"),
+    ],
+)
+def test_steps_of_one_address_are_one_change(kinds: tuple[str, ...], action: str) -> None:
+    steps = [
+        history.Event(n=n, time="", kind=kind, address="instance:web/1", phase="done", status="ok")
+        for n, kind in enumerate(kinds)
+    ]
+    assert history.action(steps) == action
+    failed = msgspec.structs.replace(steps[-1], status="err", error="E_API")
+    assert history.action([*steps[:-1], failed]) == "failed"
+    asked = msgspec.structs.replace(steps[-1], phase="intent", status=None)
+    assert history.action([*steps[:-1], asked]) == "open"
