@@ -35,7 +35,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HistoryRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. `counts` are its changes by action, as its plan had them; `failed` and `open` where not done."""
+    """One run. `counts` are its changes by the plan's action, `failed` and `open` besides."""
 
     run: str
     generation: int
