@@ -178,4 +178,9 @@ def main(loader):
 
 
 if __name__ == "__main__":
-    sys.exit(main(__loader__))  # type: ignore[name-defined]
+    try:
+        status = main(__loader__)  # type: ignore[name-defined]
+    except KeyboardInterrupt:  # ic.cli.main, which would say so, is still being loaded
+        sys.stderr.write("error: cannot go on: interrupted\n")
+        status = 130
+    sys.exit(status)

@@ -315,4 +315,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.error(failure)
         status = failure.exit_status
     out.close()
+    if out.lost is not None and status == 0:
+        # Whoever wrote the result into a file must not take half of it for all.
+        failure = errors.IcError(
+            f"cannot write the result to stdout: {out.lost.strerror or out.lost}",
+            details=("what the command does was done",),
+        )
+        out.error(failure)
+        status = failure.exit_status
     return status

@@ -7,6 +7,7 @@ A closed stdout or stderr is remembered, never raised: what is being applied goe
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -28,6 +29,8 @@ _UNSAFE = re.compile(
 )
 _SECRET_NAME = re.compile(r"pass|secret|token|credential|private|api_?key", re.IGNORECASE)
 _ASSIGNMENT = re.compile(r"""^(\s*(?:-\s+)?["']?[\w.-]+["']?\s*(?:=|:\s))(.*)$""")
+# Of a longer source line only the characters around the mistake are shown.
+_EXCERPT = 200
 
 _COLOURS = {
     "red": "31",
@@ -76,7 +79,8 @@ class Output:
         self.error_colour = error_colour
         self.json = json
         self.quiet = quiet
-        self.closed: set[int] = set()  # file descriptors that nobody reads any more
+        self.closed: set[int] = set()  # streams that nobody reads any more
+        self.lost: OSError | None = None  # why the result did not reach stdout; a closed pipe is no reason
 
     # --- the two streams ---
 
@@ -94,7 +98,9 @@ class Output:
             except UnicodeEncodeError:
                 stream.write(text.encode("ascii", "backslashreplace").decode())
             stream.flush()
-        except (OSError, ValueError):  # a closed pipe, a full disk, a closed file
+        except (OSError, ValueError) as error:  # a closed pipe, a full disk, a closed file
+            if stream is self.stdout and isinstance(error, OSError) and error.errno != errno.EPIPE:
+                self.lost = error
             self._give_up(stream)
 
     def _give_up(self, stream: TextIO) -> None:
@@ -243,9 +249,12 @@ def _source(position: errors.Position | None) -> list[str]:
     if line is None:
         return []
     shown = clean(_without_secret(line.rstrip("\n"))).replace("\t", " ")
+    column = position.column - 1
+    first = max(column - _EXCERPT // 2, 0) if len(shown) > _EXCERPT else 0
     label = f"{position.line:>5} | "
-    caret = " " * (len(label) - 2) + "| " + " " * (position.column - 1) + "^"
-    return [label + shown, caret] if position.column - 1 <= len(shown) else [label + shown]
+    caret = " " * (len(label) - 2) + "| " + " " * (column - first) + "^"
+    excerpt = label + shown[first : first + _EXCERPT]
+    return [excerpt, caret] if column <= len(shown) else [excerpt]
 
 
 def _without_secret(line: str) -> str:

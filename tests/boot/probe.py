@@ -1,6 +1,7 @@
 """The application of the zipapps that the boot tests build: it only tells how it was started.
 
-Goes into the zip as `ic/cli/main.py`. Prints one JSON object. Takes a list of modules to import first.
+Goes into the zip as `ic/cli/main.py`. Prints one JSON object. Takes a list of modules to import first;
+`interrupt` among them is a Ctrl-C at that moment.
 """
 
 import sys
@@ -11,6 +12,8 @@ def main(argv: list[str] | None = None) -> int:
     loaded = sorted(sys.modules)
     files: dict[str, str | None] = {}
     for name in argv or []:
+        if name == "interrupt":
+            raise KeyboardInterrupt
         __import__(name)
         files[name] = getattr(sys.modules[name], "__file__", None)
 

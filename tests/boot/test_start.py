@@ -72,6 +72,11 @@ def test_version_is_printed_without_a_cache_and_without_the_application(
     assert done.stdout == "ic 0.1.0\n"
 
 
+def test_ctrl_c_while_ic_is_still_being_loaded_is_one_line_and_status_130(probe_pyz: str) -> None:
+    done = run(sys.executable, probe_pyz, "interrupt", IC_CACHE_DIR="")
+    assert (done.returncode, done.stderr) == (130, "error: cannot go on: interrupted\n")
+
+
 @pytest.mark.parametrize("label", interpreters.GOOD)
 def test_every_interpreter_at_hand_runs_cold_warm_and_from_memory(
     label: str, probe_pyz: str, tmp_path: object

@@ -141,6 +141,20 @@ def test_a_closed_stdout_is_no_reason_to_complain(argv: list[str]) -> None:
     assert done.stderr == b""
 
 
+def test_a_result_that_could_not_be_written_is_an_error() -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ic", "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert b"cannot write the result to stdout: No space left on device" in done.stderr
+
+
 @pytest.mark.parametrize("number", ["INT", "TERM"])
 def test_a_signal_while_reading_is_status_130(number: str) -> None:
     """Waiting for standard input is the longest that a plain command can be made to take."""

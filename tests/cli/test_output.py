@@ -101,6 +101,18 @@ def test_an_error_with_json_is_one_document_on_stderr() -> None:
     assert (found["schema"], found["code"], found["exit"]) == ("ic.error/1", "E_LOCKED", 75)
 
 
+def test_of_a_long_line_only_what_surrounds_the_mistake_is_shown(tmp_path: Path) -> None:
+    file = tmp_path / "compose.yaml"
+    file.write_text("x" * 5000 + "HERE" + "y" * 5000)
+    out, _, stderr = made()
+    where = errors.Position(str(file), 1, 5001)
+    out.diagnostics([errors.Diagnostic(severity="error", code="E", summary="no", position=where)])
+    shown = stderr.getvalue().splitlines()
+    line = next(n for n, text in enumerate(shown) if "HERE" in text)
+    assert len(shown[line]) < 250
+    assert shown[line].index("HERE") == shown[line + 1].index("^")
+
+
 def test_a_diagnostic_shows_the_line_and_a_caret(tmp_path: Path) -> None:
     file = tmp_path / "compose.yaml"
     file.write_text("services:\n  web:\n    prots: [80]\n")
