@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ic import errors
+from ic.cli import options as shared
 
 if TYPE_CHECKING:
     import argparse
@@ -30,13 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
     parser.add_argument("--json", action="store_true", help="print one JSON document (ic.apply/1)")
-    parser.add_argument(
-        "--lock-timeout",
-        type=float,
-        default=10.0,
-        metavar="SECONDS",
-        help="how long to wait while another ic works on the stack (default: 10; 0: not at all)",
-    )
+    shared.add_lock_timeout(parser)
     parser.add_argument(
         "--pull",
         choices=("always", "missing", "never"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import ic
 from ic import errors
+from ic.cli import options as shared
 
 if TYPE_CHECKING:
     import argparse
@@ -32,13 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="where the journal is written (default: ./STACK-LINEAGE.journal.ndjson); never overwritten",
     )
-    parser.add_argument(
-        "--lock-timeout",
-        type=float,
-        default=10.0,
-        metavar="SECONDS",
-        help="how long to wait while another ic works on the stack (default: 10; 0: not at all)",
-    )
+    shared.add_lock_timeout(parser)
 
 
 def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
