@@ -527,14 +527,7 @@ def require_writable(journal: Journal, config: Mapping[str, str]) -> None:
     of a damaged journal is a sequence of commands that works as it stands.
     """
     if journal.state == "ok":
-        if pages.ours_size(config) > pages.SOFT:
-            pages.pack(
-                config,
-                journal.lines,
-                journal.folding(),
-                lineage=journal.lineage,
-                generation=journal.recorded.generation,
-            )
+        pages.require_room(journal, config)
         return
     if journal.state == "newer":
         raise errors.NewerVersion(

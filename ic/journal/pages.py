@@ -32,6 +32,8 @@ SOFT = 384 * 1024
 HARD = 768 * 1024
 #: The server's limit of a request body, to the byte (incus.md 13).
 REQUEST = 1024 * 1024
+#: What a run needs at least: less room than this, and it is not begun.
+RESERVE = 64 * 1024
 #: What an operator who may not write the project keeps in the run object before it moves to a profile.
 OVERFLOW_FROM = 64 * 1024
 #: How a journal is; only `ok` may be written to.
@@ -534,15 +536,35 @@ def pack(
         packed[names.HEAD] = _head_text(
             head, generation=generation, last=last, chain=chains[last], snapshot=snapshot
         )
-    if ours_size(packed) > HARD or request_size(packed, described) > REQUEST:
+    _check_room(packed, described, 0)
+    return packed
+
+
+def require_room(journal: Journal, config: Mapping[str, str]) -> None:
+    """Raise Full when a run would not fit any more, even after compaction. Nothing is written."""
+    if ours_size(config) <= SOFT and request_size(config, "") <= REQUEST - RESERVE:
+        return
+    packed = pack(
+        config,
+        journal.lines,
+        journal.folding(),
+        lineage=journal.lineage,
+        generation=journal.recorded.generation,
+    )
+    _check_room(packed, "", RESERVE)
+
+
+def _check_room(packed: Mapping[str, str], description: str, reserve: int) -> None:
+    ours, whole = ours_size(packed), request_size(packed, description)
+    if ours > HARD - reserve or whole > REQUEST - reserve:
         raise errors.Full(
-            f"cannot write the journal: {ours_size(packed) // 1024} KiB do not fit into the project's config",
+            f"cannot write the journal: there is no room left in the project's config "
+            f"({ours // 1024} KiB of it are the journal, {(whole - ours) // 1024} KiB are not)",
             details=(
                 f"at most {HARD // 1024} KiB, and {REQUEST // 1024} KiB with everything else in it",
             ),
-            hint="ic history shows what it holds; fewer replicas or services make it smaller",
+            hint="`incus project show` shows large keys of others; a smaller stack has a smaller journal",
         )
-    return packed
 
 
 def _head_text(old: events.Head, *, generation: int, last: int, chain: str, snapshot: int) -> str:

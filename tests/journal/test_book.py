@@ -250,8 +250,8 @@ def test_a_heartbeat_keeps_the_lease(server: fakes.Server) -> None:
 
 
 def test_writes_ride_out_a_restart_of_the_server(server: fakes.Server) -> None:
-    run = stage.begin(server)
-    failures = iter(range(3))
+    run = stage.begin(server, times=lease.Times())
+    failures = iter(range(2))
 
     def down(moment: str, method: str, path: str) -> None:
         if method == "PUT" and next(failures, None) is not None:
@@ -263,7 +263,7 @@ def test_writes_ride_out_a_restart_of_the_server(server: fakes.Server) -> None:
 
 
 def test_reads_ride_out_a_restart_of_the_server(server: fakes.Server) -> None:
-    run = stage.begin(server)
+    run = stage.begin(server, times=lease.Times())
     stage.did(run, create(1))
     failures = iter(range(2))
 

@@ -378,6 +378,27 @@ def test_the_hint_of_a_damaged_journal_works_as_it_stands(
     assert json.dumps(stack.config()).count("kept") == 1
 
 
+def test_the_limit_of_a_request_is_known_to_the_byte(stack: Stack) -> None:
+    path = f"/1.0/projects/{stack.project}"
+    config = {**stack.config(), "user.huge": ""}
+    room = pages.REQUEST - pages.request_size(config, "")
+    config["user.huge"] = "x" * room
+    assert pages.request_size(config, "") == pages.REQUEST
+    stack.client.send("PUT", path, None, {"config": config, "description": ""})
+    assert len(stack.config()["user.huge"]) == room
+    config["user.huge"] += "x"
+    with pytest.raises(errors.OperationFailed, match="too large"):
+        stack.client.send("PUT", path, None, {"config": config, "description": ""})
+    with pytest.raises(errors.Full):
+        stack.begin()
+    assert len(stack.config()["user.huge"]) == room
+    del config["user.huge"]
+    stack.client.send("PUT", path, None, {"config": config, "description": ""})
+    with stack.begin() as run:
+        stage.did(run, stage.step())
+    assert stack.read().state == "ok"
+
+
 def test_the_client_is_what_the_journal_asks_for(stack: Stack) -> None:
     assert isinstance(stack.client, client.Client)
     reply: lease.Reply = stack.client.send("GET", "/1.0/profiles", {"project": stack.project})
