@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from ic.compose import model
+    from ic.journal import fold
 
 PullPolicy = Literal["always", "missing", "never"]
 Body = dict[str, Any]
@@ -84,8 +85,15 @@ def observe(
     for one in instances:
         if one.get("project") == project:
             sorter.take(_instance(one))
+    bridges = {
+        one.name: one
+        for one in journal.recorded.resources.values()
+        if names.kind_of(one.address) == "network"
+    }
     for one in networks:
-        sorter.take(_network(one))
+        known = bridges.get(str(one["name"]))
+        veiled = known is not None and one.get("managed") and not one.get("config")
+        sorter.take(owner.veiled(known) if known is not None and veiled else _network(one))
     for (pool, _), one in sorted(volumes.items()):
         sorter.take(_volume(one, pool))
     live = {address: _with_exit_code(client, one, project) for address, one in sorter.live.items()}
@@ -145,6 +153,23 @@ class Owner:
         if not self.lineage or stamp.lineage != self.lineage or not stamp.resource:
             return False
         return not self.stack or stamp.stack == self.stack
+
+    def veiled(self, known: fold.RecordedResource) -> kind.Live:
+        """A recorded network whose configuration, stamp included, the server keeps from this client.
+
+        It does so towards a restricted certificate. What the journal says stands then: a client that may
+        not read a network may not change it either.
+        """
+        _, _, resource = known.address.partition(":")
+        return kind.Live(
+            address=known.address,
+            name=known.name,
+            fields={},
+            stamp=kind.Stamp(
+                stack=self.stack, lineage=self.lineage, resource=resource, event=known.event
+            ),
+            veiled=True,
+        )
 
     def owns_project(self, stack: str | None) -> bool:
         """Whether the project is this stack's: `my_app` and `my-app` would share one."""

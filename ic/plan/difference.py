@@ -76,6 +76,8 @@ class Book:
     ) -> Diff:
         """In D and different from L: set. In R, not in D, still in L: remove. In L alone: left."""
         known = self.recorded.get(resource.address)
+        if live.veiled and known:
+            live = msgspec.structs.replace(live, fields=self._as_recorded(resource, known))
         set_ = {p: v for p, v in resource.fields.items() if live.fields.get(p) != v}
         gone = tuple(
             sorted(
@@ -115,6 +117,17 @@ class Book:
             gone=gone,
             causes=tuple(cause for cause in CAUSES if cause in causes),
         )
+
+    def _as_recorded(self, resource: kind.Resource, known: fold.RecordedResource) -> kind.Fields:
+        """The recorded fields; of a digest the desired value where it is that one's, else nothing."""
+        return {
+            path: was
+            if isinstance(was, str)
+            else resource.fields[path]
+            if path in resource.fields and self.was(resource.address, path, resource.fields[path])
+            else ""
+            for path, was in known.fields.items()
+        }
 
     def _cause(self, address: str, path: kind.Path, old: str | None, new: str | None) -> str:
         if new is None:

@@ -68,6 +68,7 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     power: str = ""  # the server's status word: Running, Stopped, Frozen, Error
     ever_started: bool = False
     half_made: bool = False  # F11: creation was cut off, root half unpacked
+    veiled: bool = False  # the server shows its name alone: what is recorded of it stands
     exit_code: int | None = None  # of the last run of a stopped instance, when it is known
     created: str = ""
     started: str = ""

@@ -395,6 +395,20 @@ def test_without_a_root_disk_in_the_default_profile_all_pools_are_named(look: Lo
     assert found.live["volume:data"].pool == "b"
 
 
+def test_a_recorded_network_that_a_restricted_client_sees_by_name_alone_is_ours(
+    look: Looking,
+) -> None:
+    step = stage.step("network:front", "net.create", fields={("config", "ipv4.nat"): "true"})
+    look.world.config = {names.STACK: "shop", **book.genesis(step, stage.start())}
+    look.world.networks = [
+        {"name": "front", "managed": True, "config": {}},
+        {"name": "incusbr0", "managed": True, "config": {}},
+    ]
+    found = look()
+    assert found.live["network:front"].veiled
+    assert found.facts.foreign["network"] == {"incusbr0"}
+
+
 def test_restrictions_of_the_project_are_facts(look: Looking) -> None:
     look.world.config = {**founded(), "restricted": "true", "restricted.devices.proxy": "allow"}
     assert look().facts.project_restrictions == {

@@ -13,14 +13,18 @@ KEY = b"k" * 32
 A, B = ("config", "limits.cpu"), ("config", "environment.B")
 
 
-def compare(desired: kind.Fields, recorded: kind.Fields, live: kind.Fields) -> difference.Diff:
+def compare(
+    desired: kind.Fields, recorded: kind.Fields, live: kind.Fields, *, veiled: bool = False
+) -> difference.Diff:
     known = fold.RecordedResource(
         address="instance:web/1",
         fields={path: redact.value(path, text, KEY) for path, text in recorded.items()},
     )
     book = difference.Book({"instance:web/1": known}, KEY)
     resource = kind.Resource(address="instance:web/1", name="web", fields=desired)
-    found = kind.Live(address="instance:web/1", name="web", fields=live, stamp=kind.Stamp())
+    found = kind.Live(
+        address="instance:web/1", name="web", fields=live, stamp=kind.Stamp(), veiled=veiled
+    )
     return book.compare(resource, found, instance.impact)
 
 
@@ -60,6 +64,13 @@ def test_the_rule_for_one_field(
     for field in found.fields:
         assert field.redacted is (path == B)
         assert path == A or (field.old, field.new) == (None, None)
+
+
+@pytest.mark.parametrize("path", [A, B])
+def test_what_the_server_does_not_show_is_as_it_is_recorded(path: kind.Path) -> None:
+    assert compare({path: "1"}, {path: "1"}, {}, veiled=True) == difference.Diff()
+    assert compare({path: "2"}, {path: "1"}, {}, veiled=True).set == {path: "2"}
+    assert compare({}, {path: "1"}, {}, veiled=True).gone == (path,)
 
 
 def test_the_strongest_impact_counts() -> None:
