@@ -209,6 +209,22 @@ def test_an_unmarked_bridge_of_the_same_name_is_refused(case: scenario.Scenario)
     case.lab.api("DELETE", f"/1.0/networks/{bridge}")
 
 
+def test_a_bridge_left_by_a_deleted_project_is_refused_with_the_command_that_helps(
+    case: scenario.Scenario,
+) -> None:
+    case.compose({"services": {"web": scenario.idle()}})
+    case.apply()
+    case.stop_by_hand("web")
+    case.lab.api("DELETE", f"/1.0/projects/{case.name}?force=true")
+    before = scenario.everything(case.lab)
+    done = case.ic("apply", "-y", code=3)
+    assert scenario.everything(case.lab) == before
+    command = done.err[done.err.index("incus network delete") :].splitlines()[0]
+    case.lab.run(["sh", "-ec", command], check=True)
+    case.apply()
+    assert case.states() == {"web": "Running"}
+
+
 def test_a_crashed_service_is_started_again(shop: scenario.Scenario) -> None:
     uuid = shop.uuid("web")
     shop.kill("web")
