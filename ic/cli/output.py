@@ -80,7 +80,8 @@ class Output:
         self.json = json
         self.quiet = quiet
         self.closed: set[int] = set()  # streams that nobody reads any more
-        self.lost: OSError | None = None  # why the result did not reach stdout; a closed pipe is no reason
+        # Why the result did not reach stdout; a closed pipe is no reason.
+        self.lost: OSError | None = None
 
     # --- the two streams ---
 

@@ -83,7 +83,14 @@ class Draft:
             address=address, action=action, cause=cause, fields=fields, steps=known
         )
 
-    def note(self, address: str, action: changes.Action, cause: str, record: kind.Record) -> None:
+    def note(
+        self,
+        address: str,
+        action: changes.Action,
+        cause: str,
+        record: kind.Record,
+        needs: tuple[str, ...] = (),
+    ) -> None:
         self.put(
             address,
             action,
@@ -94,17 +101,19 @@ class Draft:
                     address=address,
                     event=f"{_EVENTS[names.kind_of(address)]}.{action}",
                     deed=kind.Note(),
+                    needs=needs,
                     record=record,
                 ),
             ),
         )
 
-    def forget(self, address: str, cause: str) -> None:
+    def forget(self, address: str, cause: str, needs: tuple[str, ...] = ()) -> None:
         self.note(
             address,
             "forget",
             cause,
             kind.Record(name=self.book.recorded[address].name, gone=True),
+            needs,
         )
 
     def release(self, address: str) -> list[str]:

@@ -163,6 +163,13 @@ class _Work:
         if live is None:
             self.draft.forget(address, "gone from the server too")
             return
+        if live.veiled:
+            self._warn(
+                "W_NETWORK_KEPT",
+                f"bridge {live.name!r} stays: this certificate may not change networks",
+                "an administrator's `ic down` removes it, an apply goes on using it",
+            )
+            return
         every = (live.name, *(one.name for one in self.doubles if one.address == address))
         gone = kind.Record(name=live.name, gone=True)
         self.draft.put(address, "delete", cause, self._bridges_go(address, every, gone))
@@ -534,9 +541,19 @@ class _Work:
             )
 
     def _forget_images(self) -> None:
+        """Once nothing runs from them: when replacing fails, an old image's config is still needed."""
+        path = ("config", names.IMAGE)
         for address in self._addresses("image"):
-            if address not in self.wanted.images and address not in self.wanted.known:
-                self.draft.forget(address, "no service uses it any more")
+            if address in self.wanted.images or address in self.wanted.known:
+                continue
+            begun = f"{names.name_of(address)}@"
+            users = tuple(
+                step
+                for other, found in sorted(self.live.items())
+                if found.fields.get(path, "").startswith(begun)
+                for step in self.draft.release(other)
+            )
+            self.draft.forget(address, "no service uses it any more", users)
 
     def _forget_volumes(self) -> None:
         """A volume is kept when no file names it any more; one that is gone besides is forgotten."""

@@ -253,3 +253,24 @@ def test_an_image_is_pulled_before_the_old_instance_is_let_go() -> None:
         "type": "image",
         "fingerprint": kind.Result("image:nginx:2", "fingerprint"),
     }
+
+
+def one_service(image: str) -> dict[str, Any]:
+    return {"name": "shop", "services": {"web": {"image": image}}}
+
+
+def test_an_image_is_forgotten_only_after_what_runs_from_it_was_replaced() -> None:
+    """When the replacement fails, the old image's config must still be there to plan with."""
+    _, here = settle(one_service("nginx:1"), world.World())
+    plan, _ = settle(one_service("nginx:2"), here)
+    steps = {step.id: step for step in plan.steps}
+    assert steps["image:nginx:1#forget"].needs == ("instance:web/1#delete",)
+
+
+def test_a_bridge_that_the_certificate_may_not_see_into_is_kept_and_said() -> None:
+    _, here = settle(one_service("nginx:1"), world.World())
+    veiled = msgspec.structs.replace(here.live["network:default"], veiled=True, fields={})
+    here = msgspec.structs.replace(here, live={**here.live, "network:default": veiled})
+    plan = world.plan(None, here, world.options(mode="down"))
+    assert [change.address for change in plan.changes] == ["instance:web/1"]
+    assert [one.code for one in plan.diagnostics] == ["W_NETWORK_KEPT"]
