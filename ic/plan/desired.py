@@ -269,6 +269,14 @@ class _Work:
                 hint="create it, or set bind: create_host_path: true",
             )
 
+    def _external_hint(self, name: str) -> str:
+        """How to make an external volume; it belongs into the stack's project, which ic makes."""
+        pool = self.ground.facts.default_pool or "POOL"
+        create = f"incus storage volume create {pool} {name} --project {self.ground.project}"
+        if self.ground.facts.project_exists:
+            return f"create it with: {create}"
+        return f"apply the services that do not use it first (ic apply SERVICE...), then: {create}"
+
     def _name_volume(self, key: str, owners: dict[str, str]) -> None:
         if key in self.volumes:
             return
@@ -282,6 +290,7 @@ class _Work:
                     f"cannot use volume {name!r}: it is external and does not exist "
                     f"in project {self.ground.project!r}",
                     *where,
+                    hint=self._external_hint(name),
                 )
             self.volumes[key] = section.Named(name=name, pool=pool or "", external=True)
             return
