@@ -136,6 +136,22 @@ _RESTRICTED = (
     "not allowed in project",
     "reached maximum number",
 )
+# Failures with a remedy: pieces of the server's text, our code, the reason around that text, the hint.
+_FAILURES = (
+    (
+        _FULL,
+        "E_DISK_FULL",
+        "the server's disk is full ({})",
+        "free space on the server, then run the same command again",
+    ),
+    (
+        ("idmapping abilities are required",),
+        "E_IDMAP",
+        "{}",
+        "a bind mount's source lies on a filesystem that cannot shift owners (overlay, NFS and others);"
+        " bind from a local disk, or use a named volume",
+    ),
+)
 _GONE = ("not found", "doesn't exist", "does not exist")
 
 
@@ -155,12 +171,11 @@ def failure(doing: str, status: int, text: str, *, operation: bool = False) -> e
         return errors.PreconditionFailed(
             f"cannot {doing}: it was changed by somebody else meanwhile"
         )
-    if has(_FULL):
-        return errors.OperationFailed(
-            f"cannot {doing}: the server's disk is full ({text})",
-            hint="free space on the server, then run the same command again",
-            code="E_DISK_FULL",
-        )
+    for texts, code, reason, hint in _FAILURES:
+        if has(texts):
+            return errors.OperationFailed(
+                f"cannot {doing}: {reason.format(text)}", hint=hint, code=code
+            )
     if has(_BUSY):
         return errors.Conflict(summary, hint="try again in a moment", code="E_BUSY")
     if status == 409 or has(_EXISTS):

@@ -296,6 +296,12 @@ def test_a_request_has_a_phrase(method: str, path: str, name: str, words: str) -
             errors.Forbidden,
             "E_RESTRICTED",
         ),
+        (
+            400,
+            'Failed to start device "bind-1": Required idmapping abilities are required but not there',
+            errors.OperationFailed,
+            "E_IDMAP",
+        ),
         (500, "anything else", errors.OperationFailed, "E_OPERATION"),
         (500, "", errors.OperationFailed, "E_OPERATION"),
     ],
