@@ -11,7 +11,7 @@ import re
 
 from ic import errors
 
-# --- keys in the Incus project's config (journal.md 2.1) ---
+# --- keys in the Incus project's config (docs/journal-format.md) ---
 HEAD = "user.ic.head"
 KEY = "user.ic.key"
 SEGMENT_PREFIX = "user.ic.j."

@@ -120,7 +120,7 @@ def phrase(method: str, path: str, name: str = "") -> str:
 
 # --- errors by status and text -----------------------------------------------------------------------
 
-# incus.md 13: one failure has different codes for different objects, so the text decides first.
+# Measured on 7.0.2: one failure has different codes for different objects, so the text decides first.
 _BUSY = ("is busy running a", "already being created", "in use by another operation")
 _EXISTS = ("already exists", "unique constraint failed", "duplicate entry")
 _FULL = (

@@ -30,7 +30,7 @@ SNAPSHOT_BYTES = 128 * 1024
 SEALED_KEPT = 256 * 1024
 SOFT = 384 * 1024
 HARD = 768 * 1024
-#: The server's limit of a request body, to the byte (incus.md 13).
+#: The server's limit of a request body, to the byte (measured).
 REQUEST = 1024 * 1024
 #: What a run needs at least: less room than this, and it is not begun.
 RESERVE = 64 * 1024

@@ -1,6 +1,6 @@
 """What distinguishes a live resource from the desired one, why, and what the journal learns of it. Pure.
 
-The rule for one field (journal.md 2.5): desired and different is set; recorded and no longer desired is
+The rule for one field (docs/architecture.md): desired and different is set; recorded and no longer desired is
 removed; live alone is not ours and left; live that differs from both recorded and desired is drift.
 """
 

@@ -257,7 +257,7 @@ def body_digest(step: Step) -> str:
 
 
 def stamped(step: Step, lineage: str, stack: str, stamp: str) -> Deed:
-    """The deed with the ownership marks in whatever it creates or writes (journal.md 2.6).
+    """The deed with the ownership marks in whatever it creates or writes (docs/journal-format.md).
 
     `stamp` is `generation/number` of the step's acknowledged intent: the change and the proof of it are
     one write. A deed that writes no config (start, stop, delete, a pull) is returned as it is.
@@ -311,7 +311,7 @@ _PRIVATE_CONFIG = ("user.healthcheck.test", "user.ic.key")
 
 
 def is_public(path: Path) -> bool:
-    """Whether a field's value may be shown and journaled in clear: a whitelist (journal.md 2.8, Redaction).
+    """Whether a field's value may be shown and journaled in clear: a whitelist (docs/security.md).
 
     Environment, command, entrypoint, labels, raw.* and everything not named here is private: only that it
     changes is ever said, and the journal keeps a keyed digest.
