@@ -3,7 +3,8 @@
 Enters: a stamped deed and what earlier steps brought. Leaves: what this one brought, or an IcError. Not pure;
 runs on pool threads and keeps no state. Directly before every request that changes something the lease's
 age is checked (`guard`), before a delete the run object is read again. An answer that was lost is never
-taken for a failure: live state is read, and only what has not happened is asked for again (docs/journal-format.md).
+taken for a failure: live state is read, and only what has not happened is asked for again
+(docs/journal-format.md).
 """
 
 from __future__ import annotations

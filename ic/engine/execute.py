@@ -3,7 +3,8 @@
 Enters: a plan, the run that holds the lease, and a function that carries out one deed. Leaves: a Result with
 one Outcome per step. Not pure. One thread (the caller's) decides and owns all state; pool threads carry out
 one deed each and hand back a value through a queue. There are no barriers between kinds: a step starts as
-soon as everything it needs is done, its intent is acknowledged and its lane has room (docs/journal-format.md).
+soon as everything it needs is done, its intent is acknowledged and its lane has
+room (docs/journal-format.md).
 """
 
 from __future__ import annotations
