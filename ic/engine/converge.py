@@ -175,6 +175,7 @@ def _planned(
     if asked.stack is None or options.mode in ("stop", "down", "destroy"):
         wanted = desired.nothing(asked.name)
     else:
+        planner.check_project(asked.name, observed)
         wanted = desired.build(asked.stack, recorded, observed, options)
     return planner.plan(wanted, recorded, observed, options)
 

@@ -66,6 +66,27 @@ def plan(
     return found
 
 
+def check_project(stack: str, observed: facts.Observed) -> None:
+    """Raise OwnershipConflict when the stack's project is somebody else's: nothing else matters then.
+
+    Asked before the stack is built as well, so that a taken port does not hide it.
+    """
+    owner = _foreign_owner(observed)
+    if owner:
+        raise errors.OwnershipConflict(
+            f"cannot plan stack {stack!r}: project {names.project(stack)!r} exists and {owner}",
+            hint="choose another stack name with -p or name:",
+        )
+
+
+def _foreign_owner(observed: facts.Observed) -> str:
+    """Whose the project is, in words, when it exists and is not this stack's; else empty."""
+    if not observed.facts.project_exists or observed.facts.project_marked:
+        return ""
+    other = observed.project_config.get(names.STACK)
+    return f"belongs to stack {other!r}" if other else "was not made by ic"
+
+
 class _Work:
     """One planning: the inputs, and what was decided so far."""
 
@@ -80,6 +101,7 @@ class _Work:
             observed, {address: one.name for address, one in wanted.resources.items()}
         )
         self.wanted = wanted
+        self.observed = observed
         self.recorded = recorded.resources
         self.live = observed.live
         self.doubles = observed.doubles
@@ -89,8 +111,6 @@ class _Work:
         self.book = difference.Book(recorded.resources, options.key)
         self.draft = laying.Draft(wanted, self.book, observed.live, options.grace_ms)
         self.warnings: list[errors.Diagnostic] = []
-        other = observed.project_config.get(names.STACK)
-        self.owner = f"belongs to stack {other!r}" if other else "was not made by ic"
 
     # --- both directions ---
 
@@ -252,9 +272,10 @@ class _Work:
             self.draft.put(step.address, "delete", mode, (step,))
 
     def _check_destroy(self) -> None:
-        if self.facts.project_exists and not self.facts.project_marked:
+        owner = _foreign_owner(self.observed)
+        if owner:
             raise errors.OwnershipConflict(
-                f"cannot destroy stack {self.wanted.stack!r}: project {self.project!r} {self.owner}"
+                f"cannot destroy stack {self.wanted.stack!r}: project {self.project!r} {owner}"
             )
         left: list[str] = []
         if not self.options.volumes:
@@ -295,14 +316,8 @@ class _Work:
 
     def _check_foreign(self) -> None:
         """Something unmarked stands where the stack wants to be: refused, all of it at once."""
+        check_project(self.wanted.stack, self.observed)
         found: list[tuple[str, str]] = []
-        if self.facts.project_exists and not self.facts.project_marked:
-            found.append(
-                (
-                    f"project {self.project!r} exists and {self.owner}",
-                    "choose another stack name with -p or name:",
-                )
-            )
         for address, resource in sorted(self.wanted.resources.items()):
             kind_ = names.kind_of(address)
             taken = self.facts.foreign.get(kind_, frozenset())

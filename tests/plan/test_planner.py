@@ -274,3 +274,14 @@ def test_a_bridge_that_the_certificate_may_not_see_into_is_kept_and_said() -> No
     plan = world.plan(None, here, world.options(mode="down"))
     assert [change.address for change in plan.changes] == ["instance:web/1"]
     assert [one.code for one in plan.diagnostics] == ["W_NETWORK_KEPT"]
+
+
+def test_whose_project_it_is_matters_before_anything_that_is_wrong_with_the_stack() -> None:
+    known = facts.Facts(project_exists=True, project_marked=False)
+    observed = facts.Observed(
+        live={}, facts=known, project_config={names.STACK: "other-stack", names.LINEAGE: "ab"}
+    )
+    with pytest.raises(errors.OwnershipConflict, match="belongs to stack 'other-stack'"):
+        planner.check_project("shop", observed)
+    ours = msgspec.structs.replace(known, project_marked=True)
+    planner.check_project("shop", msgspec.structs.replace(observed, facts=ours))
