@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
@@ -123,13 +124,25 @@ def pages() -> dict[str, str]:
     return found
 
 
+def _cleaned(value: Any) -> Any:
+    """A schema with every docstring free of its indentation: Python 3.13 drops it, earlier ones keep it."""
+    if isinstance(value, dict):
+        return {
+            key: inspect.cleandoc(one)
+            if key == "description" and isinstance(one, str)
+            else _cleaned(one)
+            for key, one in value.items()
+        }
+    return [_cleaned(one) for one in value] if isinstance(value, list) else value
+
+
 def schemas() -> dict[str, str]:
     """Every JSON schema, by its path from the root."""
     import msgspec
 
     found: dict[str, str] = {}
     for name, document in documents.DOCUMENTS.items():
-        made: dict[str, Any] = msgspec.json.schema(document)
+        made: dict[str, Any] = _cleaned(msgspec.json.schema(document))
         made["$defs"][document.__name__]["required"].insert(0, "schema")
         schema = {
             "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -9,6 +9,7 @@ Incus holds under that name is gone after the test.
 from __future__ import annotations
 
 import os
+import secrets
 import uuid
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def lab() -> Iterator[labs.Lab]:
     name = os.environ.get("IC_LAB_NAME")
-    found = labs.Lab(name or f"test-{os.getpid()}")
+    found = labs.Lab(name or f"test-{secrets.token_hex(3)}")
     try:
         found.up()
     except labs.LabError as error:

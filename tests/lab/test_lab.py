@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.lab
 @pytest.fixture
 def second() -> Iterator[labs.Lab]:
     """A lab of this test's own, to be stopped, killed and removed."""
-    made = labs.Lab(f"side-{os.getpid()}")
+    made = labs.Lab(f"side-{secrets.token_hex(3)}")
     made.up()
     yield made
     made.down()
