@@ -38,7 +38,10 @@ def heal(case: scenario.Scenario, document: dict[str, Any]) -> scenario.Done:
     assert set(case.networks()) == set(document["networks"])
     locks = [name for name in case.profiles() if name != "default"]
     assert len(locks) == 1, locks
-    assert case.profiles()[locks[0]]["config"]["user.ic.hold"] == "free"
+    # Cut off with all the work done, there is nothing to do, so nothing is written: the lease stays the dead
+    # process's until somebody needs it, and the last lines stay in the run object until then.
+    idle = "nothing to do" in done.out + done.err
+    assert idle or case.profiles()[locks[0]]["config"]["user.ic.hold"] == "free"
     for name in document["services"]:
         assert case.instance(name)["config"].get("environment.NUMBER", name[1:]) == name[1:]
     for name in expected_volumes(document):
@@ -46,7 +49,7 @@ def heal(case: scenario.Scenario, document: dict[str, Any]) -> scenario.Done:
             assert case.read_volume(name, "/seed.txt") == "seeded by the image\n"
     operations = case.get("/1.0/operations", recursion="1") or {}
     assert not operations.get("running"), operations
-    told = show(case)
+    told = show(case, cut_off=idle)
     assert ledger.differences(told, case.marked()) == []
     assert told.open == {}
     numbers = [line["n"] for line in told.lines]

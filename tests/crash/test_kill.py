@@ -76,6 +76,32 @@ def test_killed_around_a_write_that_the_server_has_or_has_not_seen(
     killed_by_proxy(case, 2, number, mode, writes=True)
 
 
+@pytest.mark.parametrize("mode", ["before", "after"])
+def test_killed_with_all_the_work_done_and_the_journal_not_put_away(
+    case: scenario.Scenario, mode: proxy.Mode
+) -> None:
+    document = aftermath.stack_of(1)
+    case.compose(document)
+    fault = proxy.Fault(
+        1, mode, where=lambda one: one.method == "PUT" and one.path.startswith("/1.0/projects/")
+    )
+    with case.watched(fault):
+        process = case.start("apply", "-y")
+        fault.action = process.kill
+        process.communicate(timeout=60)
+        assert fault.fired.wait(5)
+    done = aftermath.heal(case, document)
+    assert "nothing to do" in done.out + done.err
+    assert [run["status"] for run in case.runs()] == ["ok"]
+    # Whoever has something to do takes the lease at once and puts the journal away.
+    document["services"]["s0"]["labels"] = {"more": "1"}
+    case.compose(document)
+    assert case.ic("apply", "-y", "--lock-timeout", "0").code == 0
+    assert case.plan() == {}
+    aftermath.heal(case, document)
+    assert len(case.runs()) == 2
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("mode", ["before", "executed"])
 @pytest.mark.parametrize("number", range(1, 19))
