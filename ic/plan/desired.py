@@ -42,6 +42,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     key: bytes = b""
     pull: PullPolicy | None = None
 
+    @property
+    def removes(self) -> bool:
+        """Whether what is absent from all files is removed by this plan: `apply` does, `up` when asked."""
+        return self.remove_orphans or (self.mode == "apply" and not self.services)
+
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
     """What an instance's start waits for: another instance's start, or its end."""
@@ -107,6 +112,20 @@ _RESTRICTIONS: tuple[tuple[str, str, str], ...] = (
 )
 
 
+def _left_alone(
+    stack: model.Stack, recorded: fold.Recorded, observed: facts.Observed, options: Options
+) -> frozenset[str]:
+    """The live instances of services that no file names, where this plan does not remove them."""
+    services = {*stack.services, *stack.inactive}
+    return frozenset(
+        address
+        for address in observed.live
+        if names.kind_of(address) == "instance"
+        and names.name_of(address).rpartition("/")[0] not in services
+        and not (options.removes if address in recorded.resources else options.remove_orphans)
+    )
+
+
 class _Work:
     """One building: the inputs, and what was decided so far."""
 
@@ -117,7 +136,13 @@ class _Work:
         observed: facts.Observed,
         options: Options,
     ) -> None:
-        self.ground = ground.Ground(stack, recorded, observed, selection(stack, options.services))
+        self.ground = ground.Ground(
+            stack,
+            recorded,
+            observed,
+            selection(stack, options.services),
+            _left_alone(stack, recorded, observed, options),
+        )
         self.resources: dict[str, kind.Resource] = {}
         self.details: dict[str, Details] = {}
         self.images: dict[str, image.ImageFacts] = {}

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 class Ground:
-    """The inputs of one planning, and what there is to say about them. `selected` are service names."""
+    """The inputs of one planning, and what there is to say about them.
+
+    `selected` are service names, `orphans` the addresses of instances that no file names and that this plan
+    leaves alone.
+    """
 
     def __init__(
         self,
@@ -25,6 +29,7 @@ class Ground:
         recorded: fold.Recorded,
         observed: facts.Observed,
         selected: frozenset[str],
+        orphans: frozenset[str] = frozenset(),
     ) -> None:
         self.stack = stack
         self.recorded = recorded
@@ -38,6 +43,7 @@ class Ground:
         )
         self.facts = observed.facts
         self.selected = selected
+        self.orphans = orphans
         self.project = names.project(stack.name)
         self.problems: list[errors.Diagnostic] = []
         self.warnings: list[errors.Diagnostic] = []

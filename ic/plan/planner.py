@@ -562,19 +562,20 @@ class _Work:
             if address in self.wanted.images or address in self.wanted.known:
                 continue
             begun = f"{names.name_of(address)}@"
-            users = tuple(
-                step
+            going = [
+                self.draft.release(other)
                 for other, found in sorted(self.live.items())
                 if found.fields.get(path, "").startswith(begun)
-                for step in self.draft.release(other)
-            )
-            self.draft.forget(address, "no service uses it any more", users)
+            ]
+            if all(going):  # what is left alone keeps its image
+                users = tuple(step for steps in going for step in steps)
+                self.draft.forget(address, "no service uses it any more", users)
 
     def _forget_volumes(self) -> None:
         """A volume is kept when no file names it any more; one that is gone besides is forgotten."""
         for address in self._addresses("volume"):
             named = address in self.wanted.resources or address in self.wanted.known
-            if not named and address not in self.live and self._removes():
+            if not named and address not in self.live and self.options.removes:
                 self.draft.forget(address, "gone from the server too")
 
     def _plan_networks(self) -> None:
@@ -670,7 +671,7 @@ class _Work:
                     causes[address] = difference.ORPHAN
                 else:
                     left.append(address)
-            elif scaled or self._removes():
+            elif scaled or self.options.removes:
                 causes[address] = "scaled down" if scaled else difference.REMOVED
             elif address in self.live:
                 left.append(address)
@@ -681,12 +682,6 @@ class _Work:
                 "remove them with --remove-orphans",
             )
         self._remove_instances(causes)
-
-    def _removes(self) -> bool:
-        """Whether what is absent from all files is removed by this plan."""
-        if self.options.remove_orphans:
-            return True
-        return self.options.mode == "apply" and not self.options.services
 
     def _remove_networks(self) -> None:
         for address in self._addresses("network"):
@@ -702,7 +697,7 @@ class _Work:
         """A network that no file names: removed where that is asked for and nothing stays on it."""
         live = self.live.get(address)
         if address in self.recorded:
-            wanted, cause = self._removes(), difference.REMOVED
+            wanted, cause = self.options.removes, difference.REMOVED
         else:
             wanted, cause = self.options.remove_orphans, difference.ORPHAN
         if wanted and not (live is not None and self.draft.stayers(live.name)):

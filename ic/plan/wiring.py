@@ -81,7 +81,7 @@ class Wires:
                 subnet=self.subnets[key],
                 internal=given.internal,
                 labels=given.labels,
-                records=records[key],
+                records=(*records[key], *self._kept_records(key)),
             )
             self.resources[resource.address] = msgspec.structs.replace(
                 resource, position=self.ground.stack.where("networks", key)
@@ -261,6 +261,19 @@ class Wires:
                     (host, ip) for host, ip in own.get(other, set()) if host not in have
                 }
         return {key: tuple(sorted(records)) for key, records in whole.items()}
+
+    def _kept_records(self, key: str) -> tuple[tuple[str, str], ...]:
+        """What a bridge answers for instances that no file names any more and that are left alone."""
+        observed = self.ground.observed.live
+        bridge = observed.get(names.address("network", key))
+        addresses = {
+            value.partition("/")[0]
+            for address in self.ground.orphans
+            for path, value in observed[address].fields.items()
+            if path[0] == "devices" and path[2:] == ("ipv4.address",)
+        }
+        text = bridge.fields.get(("config", "raw.dnsmasq"), "") if bridge else ""
+        return tuple(one for one in network.records_of(text) if one[1] in addresses)
 
     def _warn_of_names(self, service: model.Service, asked: str | None) -> None:
         """The name server of an external network is not ic's: it knows Incus's own names alone."""

@@ -60,10 +60,25 @@ def resource(
     }
     if records:
         fields["config", "raw.dnsmasq"] = "\n".join(
-            f"host-record={host},{host}.incus,{address}" for host, address in sorted(set(records))
+            _record(host, address) for host, address in sorted(set(records))
         )
     fields |= kind.label_fields(labels)
     return kind.Resource(address=names.address("network", key), name=name, fields=fields)
+
+
+def _record(host: str, address: str) -> str:
+    return f"host-record={host},{host}.incus,{address}"
+
+
+def records_of(text: str) -> tuple[tuple[str, str], ...]:
+    """The (name, address) pairs in a bridge's `raw.dnsmasq` that are written as `resource` writes them."""
+    found: list[tuple[str, str]] = []
+    for line in text.splitlines():
+        host, _, rest = line.removeprefix("host-record=").partition(",")
+        address = rest.rpartition(",")[2]
+        if line == _record(host, address):
+            found.append((host, address))
+    return tuple(found)
 
 
 def impact(path: kind.Path, old: str | None, new: str | None) -> kind.Impact:  # noqa: ARG001

@@ -58,3 +58,11 @@ def test_a_bridge_that_is_gone_is_deleted_well() -> None:
     assert isinstance(step.deed, kind.Call)
     assert step.deed.settled_by == ("not found",)
     assert step.record.gone
+
+
+def test_the_records_of_a_bridge_read_back_and_a_persons_lines_are_none_of_them() -> None:
+    text = bridge().fields["config", "raw.dnsmasq"]
+    records = (("my_db", "10.5.0.2"), ("web", "10.5.0.3"))
+    assert network.records_of(text) == records
+    assert network.records_of(f"address=/x/10.5.0.2\nhost-record=a,10.5.0.2\n{text}") == records
+    assert network.records_of("") == ()
