@@ -30,7 +30,6 @@ RESOURCE = "user.ic.res"
 EVENT = "user.ic.ev"
 DIGEST = "user.ic.d"
 WANT = "user.ic.want"
-HELD = "user.ic.hold"
 # --- what planning needs to find again on an instance or a volume ---
 IMAGE = "user.ic.image"  # "REF@DIGEST" of the image the instance was made from
 USER = "user.ic.user"  # the user as text, when it is a name that only the image's passwd knows
@@ -40,8 +39,6 @@ AFTER = "user.ic.after"  # the services it starts after: the order of stopping w
 # --- shared with other tools (seeds) ---
 RESTART = "user.restart"
 LABEL_PREFIX = "user.label."
-
-STAMPS = frozenset({STACK, LINEAGE, RESOURCE, EVENT, DIGEST, WANT, HELD})
 
 INSTANCE_LIMIT = 63
 PROJECT_LIMIT = 64
