@@ -36,8 +36,24 @@ USER = "user.ic.user"  # the user as text, when it is a name that only the image
 SEEDED = "user.ic.seed"  # on a volume: filled from the image, and from which one
 SERVICE = "user.ic.service"
 AFTER = "user.ic.after"  # the services it starts after: the order of stopping without a file
-# --- shared with other tools (seeds) ---
+HELD = (
+    "user.ic.held"  # the generation that stops and starts this instance: hands off for ic-healthd
+)
+HEALTH = "user.ic.health"  # ic-healthd's claims on this instance: written by compare-and-swap
+# --- shared with other tools ---
 RESTART = "user.restart"
+HEALTH_PREFIX = "user.healthcheck."
+HEALTH_TEST = "user.healthcheck.test"
+HEALTH_INTERVAL = "user.healthcheck.interval"
+HEALTH_TIMEOUT = "user.healthcheck.timeout"
+HEALTH_RETRIES = "user.healthcheck.retries"
+HEALTH_START_PERIOD = "user.healthcheck.start_period"
+HEALTH_START_INTERVAL = "user.healthcheck.start_interval"
+HEALTH_ON_UNHEALTHY = "user.healthcheck.on_unhealthy"
+HEALTH_STOPPED = "user.healthcheck.stopped"  # "true" pauses watching
+HEALTH_STATUS = "user.healthcheck.status"  # written by ic-healthd alone
+HEALTH_OUTPUT = "user.healthcheck.output"  # the last line of the probe that changed the status
+HEALTH_DAEMON = "user.healthcheck.daemon"  # "true" on the sidecar itself
 LABEL_PREFIX = "user.label."
 
 INSTANCE_LIMIT = 63

@@ -202,11 +202,78 @@ class MakeDirectory(msgspec.Struct, frozen=True, kw_only=True, tag="make-directo
     directory: str
 
 
+class Place(msgspec.Struct, frozen=True, kw_only=True, tag="place"):
+    """Put a file of this machine into an instance's root, directories first (files API, stopped or running).
+
+    Directories are made one by one, root's, 0755; what is there already stays. The file replaces another.
+    """
+
+    path: str
+    query: dict[str, str] = {}
+    directories: tuple[str, ...] = ()
+    file: str = ""  # in the instance
+    source: str = ""  # on this machine
+    mode: str = "0644"
+
+
+class Enrol(msgspec.Struct, frozen=True, kw_only=True, tag="enrol"):
+    """Give a started health daemon its identity: a one-time token, used within `patience_ms`.
+
+    The token is restricted to `projects` and named `name`, as the certificate is that it brings; pending
+    tokens and certificates of that name are removed before. One that is not used in time is cancelled, and
+    the daemon's own reason is the error. `state_path` is the identity volume, whose state file tells.
+    """
+
+    path: str
+    query: dict[str, str] = {}
+    name: str
+    projects: tuple[str, ...]
+    state_path: str
+    state_query: dict[str, str] = {}
+    patience_ms: int = 30_000
+
+
+class Revoke(msgspec.Struct, frozen=True, kw_only=True, tag="revoke"):
+    """Take a health daemon's rights away: certificates and pending tokens of this name and projects."""
+
+    name: str
+    projects: tuple[str, ...]
+
+
+class AwaitHealthy(msgspec.Struct, frozen=True, kw_only=True, tag="await-healthy"):
+    """Wait until an instance is healthy; unhealthy or ended is a failure at once. Changes nothing.
+
+    `state_path` is the identity volume of the health daemon: when that is not `watching` after `patience_ms`,
+    its reason is the error. Without one (`--no-healthd`) ic probes by itself.
+    """
+
+    path: str
+    query: dict[str, str] = {}
+    state_path: str = ""
+    state_query: dict[str, str] = {}
+    patience_ms: int = 30_000
+
+
 class Note(msgspec.Struct, frozen=True, tag="note"):
     """Nothing to send: only the journal learns something (a resource is forgotten or adopted)."""
 
 
-Deed = Call | Merge | Stop | Start | Pull | Seed | ResolveUser | AwaitExit | MakeDirectory | Note
+Deed = (
+    Call
+    | Merge
+    | Stop
+    | Start
+    | Pull
+    | Seed
+    | ResolveUser
+    | AwaitExit
+    | AwaitHealthy
+    | MakeDirectory
+    | Place
+    | Enrol
+    | Revoke
+    | Note
+)
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
