@@ -16,7 +16,7 @@ if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
 from ic.compose import model  # noqa: E402
-from ic.fields import networking, placement, storage  # noqa: E402
+from ic.fields import lifecycle, networking, placement, storage, switches  # noqa: E402
 
 PAGE = "docs/compose-support.md"
 MAPPED, NO_EFFECT, REFUSED = "mapped", "no effect", "not yet"
@@ -46,9 +46,11 @@ SERVICE = {
     "hostname": "the name the instance has for itself (`lxc.uts.name`), answered by DNS too",
     "volumes": "a disk device each: `volume`, `bind`, `tmpfs`; see [volumes](volumes.md)",
     "tmpfs": "a disk device with source `tmpfs:`; `size=`, `mode=`, `ro`, `rw`",
-    "depends_on": "order of starting and stopping; `service_healthy` is refused",
-    "restart": "kept as `user.restart`; `always` and `unless-stopped` start with the server; "
-    "a service that crashed is started again by `apply` and `up`, not by itself yet",
+    "depends_on": "order of starting and stopping; `service_healthy` waits for the check's result",
+    "healthcheck": "`user.healthcheck.*`, over the image's HEALTHCHECK key by key; "
+    "run by the health daemon; see [healthd](healthd.md)",
+    "restart": "kept as `user.restart` for the health daemon; "
+    "`always` and `unless-stopped` start with the server too",
     "stop_signal": "`lxc.signal.halt`; the image's STOPSIGNAL without it, else SIGTERM",
     "stop_grace_period": "how long a stop waits before it uses force (10 s without it); "
     "`boot.host_shutdown_timeout` too",
@@ -131,12 +133,42 @@ BELOW: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
     (
         "services.S.depends_on.S",
         {
-            "condition": "`service_started`, `service_completed_successfully`",
+            "condition": "`service_started`, `service_healthy`, `service_completed_successfully`",
             "required": "false: what waits goes on when the other one fails",
             "restart": "restarted when the other one is restarted or replaced",
         },
         (),
     ),
+    (
+        "services.S.healthcheck",
+        {
+            "test": "a text for the image's shell, or a list that begins with CMD, CMD-SHELL or NONE",
+            "timeout": "how long a check may take (30 s)",
+            "interval": "from the end of a check to the next one (30 s)",
+            "retries": "so many failures in a row are unhealthy (3)",
+            "start_period": "failures do not count for so long after a start (0 s)",
+            "start_interval": "the interval during the start period (5 s)",
+            "disable": "no check, not even the image's",
+        },
+        (),
+    ),
+    (
+        "services.S.x-ic",
+        {
+            "on_unhealthy": "`restart`, `stop`, `kill`, `none`; "
+            'without it an unhealthy service is restarted, unless it says `restart: "no"`',
+        },
+        (),
+    ),
+    (
+        "x-ic",
+        {
+            "healthd": "`false`: no health daemon; or a mapping with its image",
+            "isolation": "`strict`: the stack's project is restricted, its health daemon lives beside it",
+        },
+        (),
+    ),
+    ("x-ic.healthd", {"image": "any small image with Python 3.10 or newer"}, ()),
     (
         "services.S.env_file[]",
         {
@@ -183,6 +215,11 @@ def rows() -> list[tuple[str, str, str, str]]:
     ]
     _checked("ports", BELOW[0][1], set(networking._PORT_KEYS))  # noqa: SLF001
     _checked("mounts", BELOW[2][1], set(storage._MOUNT_KEYS))  # noqa: SLF001
+    below = {where: told for where, told, _ in BELOW}
+    _checked("health", below["services.S.healthcheck"], set(lifecycle._HEALTH_KEYS))  # noqa: SLF001
+    _checked("x-ic", below["x-ic"], set(switches.STACK_KEYS))
+    _checked("x-ic of services", below["services.S.x-ic"], set(switches.SERVICE_KEYS))
+    _checked("x-ic.healthd", below["x-ic.healthd"], set(switches.HEALTHD_KEYS))
     found: list[tuple[str, str, str, str]] = []
     for where, told, pending in tables:
         for key, sentence in told.items():
@@ -204,8 +241,9 @@ What ic {version} does with each key of the Compose Specification. Nothing is dr
 - **not yet**: an error at its file, line and column that says `not supported yet`. Nothing is changed.
 
 A key that the specification does not know is an error too, with the nearest known one. Keys that begin
-with `x-` are kept for `ic config` and mean nothing else; `x-ic`, `x-incus` and `x-incus-compose` are
-refused until they have a meaning, and so is a `NAME.incus.yaml` beside a compose file.
+with `x-` are kept for `ic config` and mean nothing else, but for `x-ic` of a service and of the stack;
+`x-incus` and `x-incus-compose` are refused until they have a meaning, and so is a `NAME.incus.yaml` beside
+a compose file.
 
 Interpolation, several files (`-f`, `COMPOSE_FILE`, `compose.override.yaml`), `!reset`, `!override`,
 anchors, merge keys and profiles work as in docker compose; `ic config` prints the result.

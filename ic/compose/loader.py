@@ -27,6 +27,7 @@ from ic.fields import (
     placement,
     process,
     storage,
+    switches,
     tree,
 )
 
@@ -510,7 +511,8 @@ class _Reading:
 
     def stack(self, name: str, root: tree.Node) -> model.Stack:
         report = self.report
-        tree.check_keys(root, "", report, model.TOP_KEYS, model.TOP_PENDING)
+        known = (*model.TOP_KEYS, switches.KEY)
+        tree.check_keys(root, "", report, known, model.TOP_PENDING)
         self._version(root)
         tree.text(root.child("name"), "name", report)
         everything = self._services(root.child("services"))
@@ -529,6 +531,7 @@ class _Reading:
             networks=networks,
             volumes=volumes,
             positions=self.positions,
+            switches=switches.normalize_stack(root, report),
             extensions=tree.extensions(root),
         )
         if root.child("include") is None:
@@ -567,7 +570,8 @@ class _Reading:
     def _service(self, name: str, node: tree.Node) -> model.Service:
         where, report = f"services.{name}", self.report
         root = self.found.directory
-        tree.check_keys(node, where, report, model.SERVICE_KEYS, model.SERVICE_PENDING)
+        known = (*model.SERVICE_KEYS, switches.KEY)
+        tree.check_keys(node, where, report, known, model.SERVICE_PENDING)
         return model.Service(
             name=name,
             image=image.normalize(node, where, report),
@@ -578,6 +582,7 @@ class _Reading:
             storage=storage.normalize(node, where, report, root=root, home=self.home),
             lifecycle=lifecycle.normalize(node, where, report),
             placement=placement.normalize(node, where, report),
+            switches=switches.normalize(node, where, report),
             extensions=tree.extensions(node),
         )
 

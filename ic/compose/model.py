@@ -8,7 +8,17 @@ from __future__ import annotations
 import msgspec
 
 from ic import errors
-from ic.fields import image, lifecycle, limits, networking, placement, process, storage, tree
+from ic.fields import (
+    image,
+    lifecycle,
+    limits,
+    networking,
+    placement,
+    process,
+    storage,
+    switches,
+    tree,
+)
 
 SECTIONS = (image, process, networking, storage, lifecycle, placement, limits)
 SERVICE_KEYS: frozenset[str] = frozenset(key for one in SECTIONS for key in one.KEYS)
@@ -51,6 +61,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     storage: storage.Storage
     lifecycle: lifecycle.Lifecycle
     placement: placement.Placement
+    switches: switches.Switches = switches.Switches()
     extensions: dict[str, object] = {}
 
 
@@ -97,6 +108,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
     networks: dict[str, Network] = {}
     volumes: dict[str, Volume] = {}
     inactive: dict[str, Service] = {}
+    switches: switches.StackSwitches = switches.StackSwitches()
     files: tuple[tuple[str, str], ...] = ()
     positions: dict[Where, errors.Position] = {}
     extensions: dict[str, object] = {}

@@ -6,7 +6,7 @@ from typing import Literal, cast
 
 import msgspec
 
-from ic import errors, names
+from ic import names
 from ic.fields import section as contribution
 from ic.fields import tree
 
@@ -47,24 +47,6 @@ def normalize(service: tree.Node, where: str, report: tree.Report) -> Image:
 # --- mapping half ---------------------------------------------------------------------------------------
 
 
-def contribute(section: Image, ctx: contribution.Context) -> contribution.Contribution:
-    """The mark of the image that an instance is made from: a change of its digest replaces the instance.
-
-    The image's own HEALTHCHECK is said not to run yet, where it has one.
-    """
-    said: tuple[errors.Diagnostic, ...] = ()
-    check = ctx.image.healthcheck
-    if ctx.fresh and check and check.get("Test") not in (None, [], ["NONE"]):
-        said = (
-            errors.Diagnostic(
-                severity="warning",
-                code="W_HEALTHCHECK",
-                summary=(
-                    f"service {ctx.service!r}: the HEALTHCHECK of image {section.image} "
-                    "is not run yet"
-                ),
-            ),
-        )
-    return contribution.Contribution(
-        fields={("config", names.IMAGE): ctx.image_mark}, diagnostics=said
-    )
+def contribute(section: Image, ctx: contribution.Context) -> contribution.Contribution:  # noqa: ARG001
+    """The mark of the image that an instance is made from: a change of its digest replaces the instance."""
+    return contribution.Contribution(fields={("config", names.IMAGE): ctx.image_mark})
