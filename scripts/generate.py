@@ -43,6 +43,8 @@ ENVIRONMENT = (
     ("COMPOSE_ENV_FILES", "files of variables, separated by commas, when --env-file is not given"),
     ("INCUS_SOCKET, INCUS_DIR", "the local server's socket, or the directory that it is in"),
     ("INCUS_CONF", "directory of the incus client's configuration: remotes and certificates"),
+    ("IC_HEALTHD_IMAGE", "what the health daemon runs in, when --healthd-image is not given"),
+    ("NOTIFY_SOCKET", "where `up --wait` tells a service manager how far it is (sd_notify)"),
     ("NO_COLOR", "any text turns colours off"),
 )
 

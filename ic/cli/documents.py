@@ -91,7 +91,8 @@ class Apply(msgspec.Struct, frozen=True, kw_only=True):
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One step as the journal has it, under its intent's number.
 
-    `recovered_by` is the later run that found out how it had ended.
+    `recovered_by` is the later run that found out how it had ended. Of the health daemon's runs: `cause` in
+    words, and `output`, the last line that the probe wrote.
     """
 
     n: int
@@ -103,6 +104,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     ms: int | None
     error: str | None
     recovered_by: str | None = None
+    cause: str | None = None
+    output: str | None = None
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,6 +154,17 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[Port, ...]
     created: str | None
     started: str | None
+    unwatched: bool = False
+
+
+class Healthd(msgspec.Struct, frozen=True, kw_only=True):
+    """The health daemon: its state in a word (`stopped` when its sidecar does not run), and its reason."""
+
+    state: str
+    detail: str
+    since: str | None
+    watched: int
+    misconfigured: tuple[str, ...]
 
 
 class Ps(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +173,7 @@ class Ps(msgspec.Struct, frozen=True, kw_only=True):
     schema: Literal["ic.ps/1"] = "ic.ps/1"
     stack: str
     instances: tuple[Instance, ...]
+    healthd: Healthd | None = None
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):

@@ -328,6 +328,7 @@ def _executed(
         confirm_delete=run.confirm_delete,
         env=env,
         interrupted=terms.interrupts.requested.is_set,
+        token_file=view.asked.options.healthd_token,
     )
 
     def perform(

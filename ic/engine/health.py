@@ -17,10 +17,13 @@ import msgspec
 from ic import errors, names
 from ic.engine import recover
 from ic.engine import sidecar as sidecars
+from ic.healthd import spec
 from ic.incus import client as incus
 from ic.incus import lxclog
+from ic.plan import desired
 
 if TYPE_CHECKING:
+    from ic.compose import model
     from ic.resources import kind
 
 Body = dict[str, Any]
@@ -86,21 +89,36 @@ def is_checked(config: Mapping[str, str]) -> bool:
 def status_now(body: Mapping[str, Any]) -> str:
     """The health status of an instance's present run; empty when none was told yet. Pure."""
     config = cast("dict[str, str]", body.get("config") or {})
-    status = config.get(names.HEALTH_STATUS, "")
-    started = recover.wall_ms(str(body.get("last_used_at", "")))
-    told = claims(config).get("at")
-    if isinstance(told, int) and started is not None and told < started:
-        return ""
-    return status
+    told = spec.claim(config)
+    run = str(body.get("last_used_at", ""))
+    started = recover.wall_ms(run)
+    earlier = told.run != run if told.run else bool(told.at and started and told.at < started)
+    return "" if earlier else config.get(names.HEALTH_STATUS, "")
 
 
-def claims(config: Mapping[str, str]) -> dict[str, object]:
-    """What the health daemon keeps on an instance (`user.ic.health`); empty when it is no JSON. Pure."""
-    try:
-        found: object = msgspec.json.decode(config.get(names.HEALTH, "{}"))
-    except (msgspec.MsgspecError, RecursionError):
-        return {}
-    return cast("dict[str, object]", found) if isinstance(found, dict) else {}
+def conditions(stack: model.Stack, services: tuple[str, ...]) -> dict[str, Condition]:
+    """What `up --wait` waits for, by service: those named (or all) with what they depend on. Pure.
+
+    A service whose completion another one waits for has to end well, every other one has to run, and to be
+    healthy when it has a healthcheck: docker compose's rule.
+    """
+    selected = desired.selection(stack, services)
+    jobs = {
+        other
+        for name in selected
+        for other, dependency in stack.services[name].lifecycle.depends_on.items()
+        if dependency.condition == "service_completed_successfully"
+    }
+    return {name: "completed" if name in jobs else "running" for name in sorted(selected)}
+
+
+UNWATCHED = "stopped while unwatched"
+
+
+def stopped_unwatched(body: Mapping[str, Any]) -> bool:
+    """Whether the daemon found it stopped, did not see how, and so left it as it was. Pure."""
+    told = spec.claim(cast("dict[str, str]", body.get("config") or {}))
+    return told.why == UNWATCHED and told.run == str(body.get("last_used_at", ""))
 
 
 class Daemon(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +127,13 @@ class Daemon(msgspec.Struct, frozen=True, kw_only=True):
     state_path: str
     state_query: dict[str, str] = {}
     patience_ms: int = 30_000
+
+
+def daemon_of(found: sidecars.Found | None) -> Daemon | None:
+    """The daemon in a sidecar that was found. Pure."""
+    if found is None or not found.volume:
+        return None
+    return Daemon(state_path=found.volume, state_query=found.query)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

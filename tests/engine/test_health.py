@@ -17,6 +17,7 @@ from ic.incus import client as incus
 from ic.incus import remotes, transport
 from ic.resources import kind, sidecar
 from tests.lab import lab as labs
+from tests.plan import world
 
 TEST = '["CMD","true"]'
 STARTED = "2026-11-23T08:00:00.5Z"
@@ -66,17 +67,45 @@ def test_how_an_instance_stands(
 
 
 @pytest.mark.parametrize(
-    ("told", "word"),
-    [(STARTED_MS - 1, "waiting"), (STARTED_MS, "done"), (STARTED_MS + 5000, "done")],
+    ("claim", "word"),
+    [
+        ({"at": STARTED_MS - 1}, "waiting"),
+        ({"at": STARTED_MS}, "done"),
+        ({"at": STARTED_MS + 5000}, "done"),
+        ({"at": STARTED_MS - 1, "run": STARTED}, "done"),
+        ({"at": STARTED_MS + 5000, "run": "2026-11-23T07:00:00Z"}, "waiting"),
+        ({"restarts": 3}, "done"),
+    ],
 )
-def test_a_status_of_an_earlier_run_says_nothing(told: int, word: str) -> None:
-    found = checked("healthy", ic__health=json.dumps({"restarts": 1, "at": told}))
+def test_a_status_of_an_earlier_run_says_nothing(claim: dict[str, Any], word: str) -> None:
+    found = checked("healthy", ic__health=json.dumps(claim))
     assert health.standing(found, "healthy").word == word
 
 
 @pytest.mark.parametrize("claims", ["", "x", "[1]", '{"at": "soon"}', "[" * 5000])
 def test_a_status_is_taken_as_it_is_where_nobody_says_when_it_was_told(claims: str) -> None:
     assert health.standing(checked("healthy", ic__health=claims), "healthy").word == "done"
+
+
+def test_what_up_waits_for_is_docker_composes_rule() -> None:
+    stack = world.load(
+        """
+        name: shop
+        services:
+          web: {image: a, depends_on: {job: {condition: service_completed_successfully}, db: {condition: service_started}}}
+          job: {image: a}
+          db: {image: a}
+          other: {image: a}
+        """,
+        "/",
+    )
+    assert health.conditions(stack, ("web",)) == {
+        "db": "running",
+        "job": "completed",
+        "web": "running",
+    }
+    assert health.conditions(stack, ("job",)) == {"job": "running"}
+    assert set(health.conditions(stack, ())) == {"db", "job", "other", "web"}
 
 
 @pytest.mark.parametrize(
