@@ -15,7 +15,6 @@ from urllib.parse import unquote
 import msgspec
 
 from ic import errors, names
-from ic.engine import recover
 from ic.engine import sidecar as sidecars
 from ic.healthd import spec
 from ic.incus import client as incus
@@ -68,32 +67,16 @@ def standing(body: Mapping[str, Any], condition: Condition) -> Standing:
         return Standing("waiting", "has not ended")
     if power != "Running":
         return Standing("waiting", f"is {power.lower() or 'unknown'}")
-    if not is_checked(config):
+    if not spec.read("", config).test:
         if condition == "running":
             return Standing("done")
         return Standing("failed", "has no healthcheck")
-    status = status_now(body)
+    status = spec.status(body)
     if status == "healthy":
         return Standing("done")
     if status == "unhealthy":
         return Standing("failed", "is unhealthy")
     return Standing("waiting", f"is {status or 'not checked yet'}")
-
-
-def is_checked(config: Mapping[str, str]) -> bool:
-    """Whether an instance has a healthcheck. Pure."""
-    test = config.get(names.HEALTH_TEST, "")
-    return bool(test) and test.replace(" ", "") not in ("[]", '["NONE"]')
-
-
-def status_now(body: Mapping[str, Any]) -> str:
-    """The health status of an instance's present run; empty when none was told yet. Pure."""
-    config = cast("dict[str, str]", body.get("config") or {})
-    told = spec.claim(config)
-    run = str(body.get("last_used_at", ""))
-    started = recover.wall_ms(run)
-    earlier = told.run != run if told.run else bool(told.at and started and told.at < started)
-    return "" if earlier else config.get(names.HEALTH_STATUS, "")
 
 
 def conditions(stack: model.Stack, services: tuple[str, ...]) -> dict[str, Condition]:
@@ -287,7 +270,7 @@ class _Waiting:
         config = cast("dict[str, str]", body.get("config") or {})
         ends = self.ends.setdefault(watch.name, set())
         ends.add(str(body.get("last_used_at", "")))
-        if len(ends) <= watch.ends and comes_back(config.get(names.RESTART, ""), code):
+        if len(ends) <= watch.ends and comes_back(spec.read(watch.name, config).restart, code):
             self.reasons[watch.name] = "has ended, and is started again"
             return
         how = "has ended" if code is None else f"ended with exit code {code}"
@@ -315,11 +298,9 @@ class _Waiting:
         return tuple(line.rstrip() for line in text.splitlines()[-SHOWN_OUTPUT_LINES:])
 
 
-def comes_back(policy: str, code: int | None) -> bool:
+def comes_back(policy: spec.Policy, code: int | None) -> bool:
     """Whether a restart policy makes up for an end with this exit code (None: unknown). Pure."""
-    if policy in ("always", "unless-stopped"):
-        return True
-    return policy.startswith("on-failure") and code != 0
+    return policy in ("always", "unless-stopped") or (policy == "on-failure" and code != 0)
 
 
 # --- a plan's step ----------------------------------------------------------------------------------

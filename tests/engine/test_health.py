@@ -13,6 +13,7 @@ import pytest
 
 from ic import errors, names
 from ic.engine import health
+from ic.healthd import spec
 from ic.incus import client as incus
 from ic.incus import remotes, transport
 from ic.resources import kind, sidecar
@@ -21,7 +22,6 @@ from tests.plan import world
 
 TEST = '["CMD","true"]'
 STARTED = "2026-11-23T08:00:00.5Z"
-STARTED_MS = 1795420800500
 
 
 def body(status: str = "Running", **config: str) -> dict[str, Any]:
@@ -69,11 +69,8 @@ def test_how_an_instance_stands(
 @pytest.mark.parametrize(
     ("claim", "word"),
     [
-        ({"at": STARTED_MS - 1}, "waiting"),
-        ({"at": STARTED_MS}, "done"),
-        ({"at": STARTED_MS + 5000}, "done"),
-        ({"at": STARTED_MS - 1, "run": STARTED}, "done"),
-        ({"at": STARTED_MS + 5000, "run": "2026-11-23T07:00:00Z"}, "waiting"),
+        ({"run": STARTED}, "done"),
+        ({"run": "2026-11-23T07:00:00Z"}, "waiting"),
         ({"restarts": 3}, "done"),
     ],
 )
@@ -116,12 +113,12 @@ def test_what_up_waits_for_is_docker_composes_rule() -> None:
         ("always", 0, True),
         ("unless-stopped", None, True),
         ("on-failure", 1, True),
-        ("on-failure:3", None, True),
+        ("on-failure", None, True),
         ("on-failure", 0, False),
     ],
 )
 def test_which_ends_a_restart_policy_makes_up_for(
-    policy: str, code: int | None, comes: bool
+    policy: spec.Policy, code: int | None, comes: bool
 ) -> None:
     assert health.comes_back(policy, code) is comes
 

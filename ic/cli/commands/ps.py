@@ -172,6 +172,7 @@ def _instance(
 ) -> documents.Instance:
     from ic.cli import documents
     from ic.engine import health
+    from ic.healthd import spec
     from ic.incus import lxclog
 
     name = str(body["name"])
@@ -190,7 +191,7 @@ def _instance(
         replica=int(replica) if replica.isdecimal() else 0,
         state=state,
         exit_code=code,
-        health=health.status_now(body) or None,
+        health=spec.status(body) or None,
         image=config.get(names.IMAGE, "").partition("@")[0],
         addresses=_addresses(cast("Body", body.get("state") or {})),
         ports=_ports(devices),
