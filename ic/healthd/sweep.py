@@ -55,7 +55,7 @@ class Process(msgspec.Struct, frozen=True):
     marked: bool
 
 
-def process(pid: int, stat: bytes, environ: bytes, marker: str) -> Process | None:
+def process(pid: int, stat: bytes, variables: bytes, marker: str) -> Process | None:
     """A process from its /proc files; None when they are those of one that has just gone. Pure."""
     name, _, rest = stat.partition(b"(")[2].rpartition(b") ")
     words = rest.split()
@@ -67,7 +67,7 @@ def process(pid: int, stat: bytes, environ: bytes, marker: str) -> Process | Non
         int(words[1]),
         transport.clean(name.decode(errors="replace")),
         words[0] in (b"Z", b"X"),
-        wanted in b"\0" + environ + b"\0",
+        wanted in b"\0" + variables + b"\0",
     )
 
 
@@ -115,8 +115,8 @@ def _all(files: sftp.Files, marker: str) -> list[Process]:
         if not word.isdigit():
             continue
         stat = files.read(f"/proc/{word}/stat")
-        environ = files.read(f"/proc/{word}/environ")
-        one = process(int(word), stat or b"", environ or b"", marker)
+        variables = files.read(f"/proc/{word}/environ")
+        one = process(int(word), stat or b"", variables or b"", marker)
         if one is not None:
             found.append(one)
     return found
