@@ -176,6 +176,28 @@ class Ps(msgspec.Struct, frozen=True, kw_only=True):
     healthd: Healthd | None = None
 
 
+class HealthdStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """`ic healthd status --json`: the daemon, and the instances that have a health."""
+
+    schema: Literal["ic.healthd/1"] = "ic.healthd/1"
+    stack: str
+    healthd: Healthd | None
+    instances: tuple[Instance, ...]
+
+
+class HealthdCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """`ic healthd check --json`: what one probe gave. `leaked` names processes of it that are left."""
+
+    schema: Literal["ic.check/1"] = "ic.check/1"
+    stack: str
+    address: str
+    healthy: bool
+    result: Literal["exit", "timeout", "error", "gone"]
+    exit_code: int | None
+    output: str
+    leaked: tuple[str, ...]
+
+
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     """The server's part of `ic version`."""
 
@@ -205,12 +227,14 @@ class Error(msgspec.Struct, frozen=True, kw_only=True):
     diagnostics: tuple[Diagnostic, ...]
 
 
-Document = Plan | Apply | History | Ps | Version | Error
+Document = Plan | Apply | History | Ps | HealthdStatus | HealthdCheck | Version | Error
 DOCUMENTS: dict[str, type[msgspec.Struct]] = {
     "ic.plan-1": Plan,
     "ic.apply-1": Apply,
     "ic.history-1": History,
     "ic.ps-1": Ps,
+    "ic.healthd-1": HealthdStatus,
+    "ic.check-1": HealthdCheck,
     "ic.version-1": Version,
     "ic.error-1": Error,
 }
