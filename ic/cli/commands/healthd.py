@@ -81,7 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOCKET",
         nargs="?",
         const=sidecar.METRICS,
-        help=f"answer with metrics in the OpenMetrics form on this unix socket ({sidecar.METRICS})",
+        help="answer with metrics in the OpenMetrics form on this unix socket"
+        f" ({sidecar.METRICS}; in the sidecar always)",
     )
     group.add_argument(
         "--once",
@@ -208,14 +209,16 @@ def _live(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ended)
-    if arguments.metrics:
+    in_sidecar = bool(session.env.get(sidecar.PROJECT_VARIABLE))
+    place = arguments.metrics or (sidecar.METRICS if in_sidecar else None)
+    if place:
 
         def text() -> str:
             cpu, memory = metrics.usage()
             figures = at_work[0].figures() if at_work else None
             return metrics.render(living.state, figures, cpu=cpu, memory=memory)
 
-        metrics.Server(arguments.metrics, text).start()
+        metrics.Server(place, text).start()
     _settle()
     return living.run()
 
