@@ -24,6 +24,7 @@ ADDRESSES = (sidecar.ADDRESS, sidecar.VOLUME_ADDRESS)
 
 UNNEEDED = "nothing needs it any more"
 SWITCHED_OFF = "switched off"
+SPOILT = "its identity cannot be used"
 _RESTARTING = ("always", "unless-stopped")
 _GIVE_UP_MS = 10_000
 
@@ -124,7 +125,7 @@ def _fields(project: str, found: image.ImageFacts, build: str) -> kind.Fields:
     )
     program = process.Process(
         entrypoint=(python, sidecar.ZIPAPP, "healthd"),
-        environment={sidecar.PROJECT_VARIABLE: project, "HOME": "/root"},
+        environment={sidecar.PROJECT_VARIABLE: project, "HOME": "/root", **sidecar.ENVIRONMENT},
         user="0:0",
         working_dir="/",
     )
@@ -253,14 +254,15 @@ def _why_enrol(observed: facts.Observed, book: difference.Book) -> str:
         had = known is not None and "certificate" in known.facts
         return "its identity was lost" if had else "it has no identity yet"
     detail = f": {state.detail}" if state.detail else ""
-    if state.state == "pin-mismatch" and state.server == observed.facts.server_fingerprint:
-        return ""  # the server is the pinned one: something else answers there (`troubles`)
+    pinned = state.server == observed.facts.server_fingerprint
     return {
         "waiting-for-token": "it has no identity yet",
         "token-refused": f"its token was refused{detail}",
         "untrusted": "its certificate was revoked",
-        "pin-mismatch": "the server has another certificate",
-        "bad-identity": f"its identity cannot be used{detail}",
+        "pin-mismatch": "something else answers where it reaches the server"
+        if pinned
+        else "the server has another certificate",
+        "bad-identity": f"{SPOILT}{detail}",
     }.get(state.state, "")
 
 
@@ -271,8 +273,6 @@ def trouble(observed: facts.Observed) -> str:
         return ""
     if state.state == "unreachable":
         return f"the health daemon does not reach the server: {state.detail or 'no answer'}"
-    if state.state == "pin-mismatch" and state.server == observed.facts.server_fingerprint:
-        return "the health daemon reaches another server than this one: it sends nothing there"
     if state.misconfigured:
         return f"the health daemon cannot read {', '.join(state.misconfigured)}"
     return ""
@@ -378,7 +378,7 @@ def _lay_volume(
         draft.put(
             address,
             "create" if live is None else "replace",
-            cause if live is None else row.cause,
+            cause if live is None else SPOILT,
             steps,
             difference.given(resource) if live is None else (),
         )

@@ -61,6 +61,7 @@ def test_the_sidecar_has_no_card_no_port_and_runs_the_daemon_as_process_1() -> N
     assert fields["devices", "api", "bind"] == "instance"
     assert "lxc.init.cmd=python3 /ic.pyz healthd" in fields["config", "raw.lxc"].split("\n")
     assert fields["config", "environment.IC_HEALTHD_PROJECT"] == "shop"
+    assert fields["config", "environment.MALLOC_ARENA_MAX"] == "1"
     assert ("config", names.RESTART) not in fields
     assert ("config", names.HEALTH_TEST) not in fields
     assert not any("unix.socket" in value for value in fields.values())
