@@ -23,6 +23,7 @@ from ic.plan import desired
 
 if TYPE_CHECKING:
     from ic.compose import model
+    from ic.engine import probing
     from ic.resources import kind
 
 Body = dict[str, Any]
@@ -54,10 +55,11 @@ class Standing(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-def standing(body: Mapping[str, Any], condition: Condition) -> Standing:
-    """How an instance stands, by its body as the API shows it. Pure.
+def standing(body: Mapping[str, Any], condition: Condition, status: str | None = None) -> Standing:
+    """How an instance stands, by its body as the API shows it and its health status. Pure.
 
-    A status that was written before the instance's last start is of an earlier run, and says nothing.
+    Without a `status` it is the one that the daemon has written; one that was written before the last start
+    is of an earlier run, and says nothing.
     """
     config = cast("dict[str, str]", body.get("config") or {})
     power = str(body.get("status", ""))
@@ -71,7 +73,7 @@ def standing(body: Mapping[str, Any], condition: Condition) -> Standing:
         if condition == "running":
             return Standing("done")
         return Standing("failed", "has no healthcheck")
-    status = spec.status(body)
+    status = spec.status(body) if status is None else status
     if status == "healthy":
         return Standing("done")
     if status == "unhealthy":
@@ -139,15 +141,21 @@ def wait(
     daemon: Daemon | None,
     limits: Limits,
 ) -> None:
-    """Wait until all are as they shall be.
+    """Wait until all are as they shall be. Without a daemon the checks are run from here.
 
     Raises OperationFailed for the first that is unhealthy (E_UNHEALTHY), ended (E_EXIT_CODE), or whose health
     daemon does not watch (E_HEALTHD); TimedOut; Interrupted; NotFound for an instance that is gone.
     """
     waiting = _Waiting(client, query, watches, daemon, limits)
-    while not waiting.over():
-        waiting.check()  # the server restarts: connect and look again
-        limits.sleep(TICK_SECONDS)
+    if daemon is not None:
+        waiting.run()
+        return
+    from ic.engine import probing
+    from ic.healthd import probes
+
+    with probing.Probing(probes.Prober(client, query.get("project", "default"))) as checks:
+        waiting.probing = checks
+        waiting.run()
 
 
 class _Waiting:
@@ -170,8 +178,16 @@ class _Waiting:
         self.looked = self.began
         self.asked = self.began  # when the daemon was looked at last
         self.trouble: tuple[float, str] | None = None  # since when it does not watch, and why
+        self.probing: probing.Probing | None = None
+        self.lines: dict[str, str] = {}  # the last line of a probe, where they are run from here
 
     # --- events ---
+
+    def run(self) -> None:
+        """Wait, whatever the server does meanwhile."""
+        while not self.over():
+            self.check()  # the server restarts: connect and look again
+            self.limits.sleep(TICK_SECONDS)
 
     def over(self) -> bool:
         """Whether all are as they shall be; False when the server went away before."""
@@ -190,9 +206,13 @@ class _Waiting:
         metadata = cast("Body", (event or {}).get("metadata") or {})
         name = str(metadata.get("name", ""))
         action = str(metadata.get("action", ""))
-        if name in self.left and action.startswith("instance-"):
-            self._judge(name)
-        elif self.limits.clock() - self.looked >= LOOK_SECONDS:
+        changed = self.probing.news() if self.probing is not None else ()
+        if action.startswith("instance-"):
+            changed = (*changed, name)
+        for one in dict.fromkeys(changed):
+            if one in self.left:
+                self._judge(one)
+        if self.limits.clock() - self.looked >= LOOK_SECONDS:
             self.look()
 
     def look(self) -> None:
@@ -248,7 +268,7 @@ class _Waiting:
     def _judge(self, name: str) -> None:
         watch = self.left[name]
         body = cast("Body", self.client.get(incus.path("instances", name), self.query))
-        found = standing(body, watch.condition)
+        found = standing(body, watch.condition, self._probed(name, body))
         self.reasons[name] = found.reason
         if found.word == "ended":
             self._ended(watch, body)
@@ -256,6 +276,14 @@ class _Waiting:
             raise self._failed(name, body, found.reason)
         elif found.word == "done":
             self._done(name)
+
+    def _probed(self, name: str, body: Body) -> str | None:
+        """The status by the checks that are run from here; None where they are the daemon's."""
+        asked = spec.read(name, cast("dict[str, str]", body.get("config") or {}))
+        if self.probing is None or body.get("status") != "Running" or not asked.test:
+            return None
+        status, self.lines[name] = self.probing.status(body)
+        return status
 
     def _done(self, name: str) -> None:
         del self.left[name]
@@ -282,7 +310,7 @@ class _Waiting:
 
     def _failed(self, name: str, body: Body, reason: str) -> errors.OperationFailed:
         config = cast("dict[str, str]", body.get("config") or {})
-        said = config.get(names.HEALTH_OUTPUT, "")
+        said = self.lines.get(name, "" if self.probing else config.get(names.HEALTH_OUTPUT, ""))
         probe = (f"its probe said: {said}",) if said else ()
         return errors.OperationFailed(
             f"cannot go on with instance {name}: it {reason}",
@@ -311,7 +339,9 @@ def await_healthy(
 ) -> None:
     """Wait for what a service depends on; an end, or a bad verdict, is a failure at once."""
     name = unquote(deed.path.rpartition("/")[2])
-    daemon = Daemon(
-        state_path=deed.state_path, state_query=deed.state_query, patience_ms=deed.patience_ms
-    )
+    daemon = None
+    if deed.state_path:
+        daemon = Daemon(
+            state_path=deed.state_path, state_query=deed.state_query, patience_ms=deed.patience_ms
+        )
     wait(client, deed.query, (Watch(name=name),), daemon, Limits(interrupted=interrupted))

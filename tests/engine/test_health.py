@@ -177,11 +177,14 @@ class Stage:
         threading.Timer(seconds, lambda: self.tell(name, **config)).start()
 
     def wait(
-        self, *watches: health.Watch, daemon: health.Daemon | None = None, **limits: Any
+        self, *watches: health.Watch, patience_ms: int = 30_000, alone: bool = False, **limits: Any
     ) -> float:
-        """Wait; how many seconds it took."""
+        """Wait for the daemon's word (or run the checks from here); how many seconds it took."""
         began = time.monotonic()
-        health.wait(self.client, self.query, watches, daemon, health.Limits(**limits))
+        daemon = health.Daemon(state_path=VOLUME, state_query=self.query, patience_ms=patience_ms)
+        health.wait(
+            self.client, self.query, watches, None if alone else daemon, health.Limits(**limits)
+        )
         return time.monotonic() - began
 
     def state(self, word: sidecar.Word, detail: str = "") -> None:
@@ -201,6 +204,7 @@ def stage(lab: labs.Lab) -> Iterator[Stage]:
         f"/1.0/storage-pools/default/volumes/custom?project={name}",
         {"name": "state", "type": "custom", "config": {"security.shifted": "true"}},
     )
+    made.state("watching")
     yield made
     made.client.close()
     lab.sweep(name)
@@ -289,15 +293,14 @@ def test_time_and_a_person_end_the_waiting(stage: Stage) -> None:
 
 def test_a_daemon_that_does_not_watch_is_a_failure_with_its_own_reason(stage: Stage) -> None:
     stage.run("lonely")
-    daemon = health.Daemon(state_path=VOLUME, state_query=stage.query, patience_ms=1500)
     stage.state("untrusted", "the server knows the certificate no more")
     with pytest.raises(errors.OperationFailed) as caught:
-        stage.wait(health.Watch(name="lonely"), daemon=daemon)
+        stage.wait(health.Watch(name="lonely"), patience_ms=1500)
     assert caught.value.code == "E_HEALTHD"
     assert "untrusted: the server knows the certificate no more" in caught.value.summary
     stage.state("watching")
     stage.soon(2.5, "lonely", status="healthy")
-    assert stage.wait(health.Watch(name="lonely"), daemon=daemon) > 2
+    assert stage.wait(health.Watch(name="lonely"), patience_ms=1500) > 2
 
 
 def test_the_waiting_outlives_a_restart_of_the_server(stage: Stage) -> None:
@@ -317,3 +320,28 @@ def test_a_plans_step_waits_by_the_same_rule(stage: Stage) -> None:
     stage.tell("step", status="unhealthy")
     with pytest.raises(errors.OperationFailed, match="it is unhealthy"):
         health.await_healthy(stage.client, deed, lambda: False)
+
+
+def test_without_a_daemon_the_checks_are_run_from_here(stage: Stage) -> None:
+    keys = {"user.healthcheck.interval": "200ms", "user.healthcheck.start_interval": "200ms"}
+    test = json.dumps(["CMD", "test", "-e", "/tmp/ready"])
+    stage.run(
+        "alone",
+        command="/bin/sh -c 'sleep 2; touch /tmp/ready; exec sleep 1000'",
+        **keys,
+        **{"user.healthcheck.retries": "50", "user.healthcheck.test": test},
+    )
+    assert 1.0 < stage.wait(health.Watch(name="alone"), alone=True, timeout=30) < 6
+    told = stage.client.get("/1.0/instances/alone", stage.query)["config"]
+    assert names.HEALTH_STATUS not in told
+    stage.run(
+        "sickly",
+        **keys,
+        **{
+            "user.healthcheck.test": '["CMD-SHELL","echo out of order; exit 1"]',
+            "user.healthcheck.retries": "2",
+        },
+    )
+    with pytest.raises(errors.OperationFailed) as caught:
+        stage.wait(health.Watch(name="sickly"), alone=True, timeout=30)
+    assert caught.value.details[0] == "its probe said: out of order"

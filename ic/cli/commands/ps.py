@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
+
 from ic import errors, names
 from ic.resources import sidecar
 
@@ -125,11 +127,18 @@ def _config(body: Body) -> dict[str, str]:
 
 
 def _rows(client: incus.Client, stack: str, bodies: list[Body]) -> tuple[documents.Instance, ...]:
+    from ic.healthd import spec
+
+    daemon = any(_config(one).get(names.RESOURCE) == DAEMON for one in bodies)
     found: list[documents.Instance] = []
     for body in bodies:
         config = _config(body)
         if config.get(names.STACK) == stack and "/" in config.get(names.RESOURCE, ""):
-            found.append(_instance(client, {"project": names.project(stack)}, body, config))
+            one = _instance(client, {"project": names.project(stack)}, body, config)
+            if not daemon and spec.claim(config).run:
+                # What the daemon said last, before it was removed, is not how it is now.
+                one = msgspec.structs.replace(one, health=None)
+            found.append(one)
     return tuple(sorted(found, key=lambda one: (one.service, one.replica)))
 
 
