@@ -30,6 +30,8 @@ SOCKET = "/dev/shm/ic-api.sock"  # noqa: S108 - inside the sidecar, which has on
 TOKEN_DIRECTORY = "/dev/shm/ic-token"  # noqa: S105, S108
 TOKEN_FILE = "/dev/shm/ic-token/token"  # noqa: S105, S108
 METRICS = "/dev/shm/ic-metrics.sock"  # noqa: S108
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
+"""One arena for all threads of the process: with one for each the daemon is a quarter larger [measured]."""
 PROJECT_VARIABLE = "IC_HEALTHD_PROJECT"
 """The environment variable that names the Incus project to watch; without it `healthd` is no daemon."""
 
