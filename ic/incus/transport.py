@@ -69,7 +69,9 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
 
 def clean(text: str) -> str:
     """A foreign text without control characters and escape codes, on one line, of bounded length."""
-    kept = "".join(c if c.isprintable() else " " for c in text[: 4 * TEXT_LIMIT])
+    kept = text[: 4 * TEXT_LIMIT]
+    if not kept.isprintable():
+        kept = "".join(c if c.isprintable() else " " for c in kept)
     kept = " ".join(kept.split())
     return kept if len(kept) <= TEXT_LIMIT else kept[: TEXT_LIMIT - 1] + "…"
 
