@@ -134,6 +134,7 @@ def observe(
         external_volumes={name: pool for pool, name in sorted(volumes) if name in external},
         bind_sources=_bind_sources(stack, local=local),
         https_address=_https_address(server),
+        addresses=_addresses(server),
         server_fingerprint=str(_environment(server).get("certificate_fingerprint", "")),
         sidecar_state=_sidecar_state(client, live, project),
         may_administer=_config(server) is not None,
@@ -384,18 +385,22 @@ def _version(server: Body) -> str:
 
 
 def _config(server: Body) -> dict[str, str] | None:
-    """The server's configuration; None for a client that may not see it, and so not change it either."""
-    found = cast("object", server.get("config"))
-    return _strings(found) if found is not None else None
+    """The server's configuration; None for a client that may not see it, and so not change it either.
+
+    A restricted client is shown an empty one. To anybody else that comes by TLS it shows at least where the
+    server listens; who comes by the socket of the administrator sees it as it is.
+    """
+    found = _strings(server.get("config"))
+    return found if found or server.get("auth_user_method") == "unix" else None
 
 
 def _https_address(server: Body) -> str | None:
-    """Where the server listens; of one that does not tell, an address that it says to be reached at."""
     config = _config(server)
-    if config is not None:
-        return config.get("core.https_address", "")
-    addresses = cast("list[str]", _environment(server).get("addresses") or [])
-    return addresses[0] if addresses else None
+    return None if config is None else config.get("core.https_address", "")
+
+
+def _addresses(server: Body) -> tuple[str, ...]:
+    return tuple(cast("list[str]", _environment(server).get("addresses") or []))
 
 
 def _sidecar_state(

@@ -24,6 +24,8 @@ ADDRESSES = (sidecar.ADDRESS, sidecar.VOLUME_ADDRESS)
 
 UNNEEDED = "nothing needs it any more"
 SWITCHED_OFF = "switched off"
+OTHERWISE = "it is set up otherwise now"
+_CAUSES = {difference.CHANGED: OTHERWISE, difference.REMOVED: OTHERWISE}  # no file names it
 SPOILT = "its identity cannot be used"
 _RESTARTING = ("always", "unless-stopped")
 _GIVE_UP_MS = 10_000
@@ -88,9 +90,10 @@ def wanted(
         )
     address = observed.facts.https_address
     connect = sidecar.reachable(address or "")
-    if address is None and live is not None:  # out of sight: what was set up once stands
-        known = live.fields.get(("devices", "api", "connect"), "")
-        connect = known.removeprefix("tcp:") or connect
+    if address is None:  # out of sight: what was set up once stands
+        known = live.fields.get(("devices", "api", "connect"), "") if live is not None else ""
+        told = observed.facts.addresses
+        connect = known.removeprefix("tcp:") or (told[0] if told else connect)
     root, volume_pool = pools
     resource = kind.Resource(
         address=sidecar.ADDRESS,
@@ -204,7 +207,10 @@ def _decided(given: Sidecar, observed: facts.Observed, book: difference.Book) ->
         )
     diff = book.compare(given.instance, live, difference.instance_impact(given.instance, live))
     adopt = sidecar.ADDRESS not in book.recorded
-    causes = (*((difference.ADOPTED,) if adopt else ()), *diff.causes, *((why,) if why else ()))
+    said = dict.fromkeys(_CAUSES.get(cause, cause) for cause in diff.causes)
+    if difference.NEW_BUILD in said:
+        said.pop(OTHERWISE, None)
+    causes = (*((difference.ADOPTED,) if adopt else ()), *said, *((why,) if why else ()))
     if diff.impact == "replace":
         return Row(
             action="replace",

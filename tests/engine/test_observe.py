@@ -204,9 +204,10 @@ def test_a_health_daemon_costs_one_call_more(look: Looking) -> None:
     ("server", "addresses", "https", "may"),
     [
         ({"config": {"core.https_address": ":8443"}}, [], ":8443", True),
-        ({"config": {}}, ["10.0.0.1:8443"], "", True),
-        ({}, ["10.0.0.1:8443", "10.0.0.2:8443"], "10.0.0.1:8443", False),
-        ({"config": None}, [], None, False),
+        ({"config": {}, "auth_user_method": "unix"}, [], "", True),
+        ({"config": {"core.x": "y"}, "auth_user_method": "tls"}, ["10.0.0.1:8443"], "", True),
+        ({"config": {}}, ["10.0.0.1:8443", "10.0.0.2:8443"], None, False),
+        ({"auth_user_method": "tls"}, [], None, False),
     ],
 )
 def test_where_the_server_listens_and_whether_that_may_be_changed(
@@ -216,6 +217,7 @@ def test_where_the_server_listens_and_whether_that_may_be_changed(
     found = look().facts
     assert (found.https_address, found.may_administer) == (https, may)
     assert found.server_fingerprint == "5e"
+    assert found.addresses == tuple(addresses)
 
 
 ALWAYS = lifecycle.Lifecycle(restart="always")

@@ -83,6 +83,17 @@ def test_a_server_out_of_sight_is_reached_as_it_was_set_up() -> None:
     assert found.https_address == ""
 
 
+def test_a_new_sidecar_reaches_a_server_out_of_sight_where_that_says_it_is() -> None:
+    stack = world.load(WATCHED, "/srv/shop")
+    here = world.with_images(world.World(), stack)
+    hidden = msgspec.structs.replace(
+        here.facts, https_address=None, addresses=("10.0.0.1:8443", "10.0.0.2:8443")
+    )
+    found = sidecar_of(msgspec.structs.replace(here, facts=hidden))
+    assert found is not None
+    assert found.instance.fields["devices", "api", "connect"] == "tcp:10.0.0.1:8443"
+
+
 def test_an_image_that_may_not_be_asked_for_is_said() -> None:
     stack = world.load(WATCHED, "/srv/shop")
     here = world.with_images(world.World(), stack)
