@@ -176,7 +176,7 @@ class Write(msgspec.Struct, frozen=True, kw_only=True):
 
     status: Status
     line: str = ""
-    do: Literal["", "restart", "start", "stop"] = ""
+    do: spec.Promise = ""
     why: str = ""
 
 
@@ -209,7 +209,7 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
 
     status: Status = ""
     run: str = ""
-    do: Literal["", "restart", "start", "stop"] = ""
+    do: spec.Promise = ""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -250,6 +250,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     theirs_until: int = 0
     look_at: int | None = None
     missing: int | None = None  # since when it was seen stopped without an event
+    launched: bool = False  # our start was answered, its event has not come
     claim: spec.Claim = spec.Claim()
     written: Written = Written()
     writing: bool = False
@@ -295,6 +296,8 @@ def _seen(state: State, asked: spec.Spec, seen: Seen, now: int) -> Turn:
         return (state, ()) if state.power == "frozen" else _frozen(state, asked, Frozen(), now)
     if seen.power == "stopped" == state.power and seen.fresh and seen.run != state.run:
         return _first_stopped(_replace(state, run=seen.run), asked, seen, now)
+    if seen.power == "stopped" == state.power and state.launched:
+        return _seen_unstarted(state, asked, now)
     if seen.power != "stopped" or state.power == "stopped":
         return _replace(state, missing=None, run=state.run or seen.run), ()
     return _seen_stopped(state, asked, seen, now)
@@ -338,8 +341,10 @@ def _first(state: State, asked: spec.Spec, seen: Seen, now: int) -> Turn:
             healthy_since=now if kept == "healthy" else None,
             heard=now,
         )
-        state = _replace(state, due=_staggered(state, asked, now))
-        return state, ()
+        pause = _pause(state, asked, now)
+        fresh = 0 <= seen.age_ms < pause and state.status == "starting"
+        due = state.started + pause if fresh else _staggered(state, asked, now)
+        return _replace(state, due=max(due, now)), ()
     if seen.power == "unknown":
         return state, ()
     return _first_stopped(state, asked, seen, now, told=same_run and seen.status == "stopped")
@@ -412,6 +417,14 @@ def _seen_stopped(state: State, asked: spec.Spec, seen: Seen, now: int) -> Turn:
     return _ended(state, asked, Ended(), now)
 
 
+def _seen_unstarted(state: State, asked: spec.Spec, now: int) -> Turn:
+    """Started, says the server, and yet it is stopped: what has just ended counts as running for a moment."""
+    if state.missing is None or now - state.missing < MISSING_MS:
+        since = now if state.missing is None else state.missing
+        return _replace(state, missing=since, look_at=since + MISSING_MS), ()
+    return _exit(_replace(state, missing=None, launched=False, ended=now), asked, now, ran_ms=0)
+
+
 # --- changes of power --------------------------------------------------------------------------------------
 
 
@@ -447,6 +460,7 @@ def _begun(state: State, asked: spec.Spec, by: By, now: int, run: str = "") -> T
         start_at=None,
         want="",
         missing=None,
+        launched=False,
         look_at=now + CONFIRM_MS,
     )
     return _replace(state, due=now + _pause(state, asked, now)), ()
@@ -628,7 +642,8 @@ def _acted(state: State, asked: spec.Spec, event: Acted, now: int) -> Turn:
         state = _replace(state, limited=limited)
     if event.outcome == "done":
         # Events of it may come after its answer.
-        return _replace(state, did=event.act, ours_until=now + OURS_MS), commands
+        launched = event.act == "start" and state.power == "stopped"
+        return _replace(state, did=event.act, ours_until=now + OURS_MS, launched=launched), commands
     if event.outcome == "claimed":
         return _replace(state, want="", theirs_until=now + THEIRS_MS), commands
     if event.outcome == "refused":
@@ -706,7 +721,8 @@ def _wrote(state: State, asked: spec.Spec, event: Wrote, now: int) -> Turn:
     state = _replace(state, writing=False)
     if not event.done:
         pause = min(2 * state.write_pause, RETRY_MOST_MS)
-        return _replace(state, write_after=now + state.write_pause, write_pause=pause), ()
+        after = now + state.write_pause
+        return _replace(state, write_after=after, write_pause=pause, look_at=now), ()
     claim = event.claim
     known = Written(status=event.status, run=claim.run, do=claim.do)
     return _replace(state, written=known, claim=claim, write_pause=RETRY_MS), ()
