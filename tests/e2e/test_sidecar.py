@@ -204,6 +204,29 @@ def test_it_keeps_its_identity_through_a_restart(watched: Watched) -> None:
     watched.sound()
 
 
+def test_it_comes_back_by_itself_when_the_host_does(watched: Watched) -> None:
+    case = watched.case
+    case.compose({"services": {"web": checked(restart="always"), "job": checked(restart="no")}})
+    case.ic("up", "--wait")
+    [before] = watched.certificates()
+    pids = " ".join(str(case.pid(name)) for name in ("web", "job", DAEMON))
+    case.lab.stop_incusd()
+    try:
+        case.lab.run(["sh", "-c", f"kill -KILL {pids}"], check=True)
+    finally:
+        case.lab.start_incusd()
+    end = time.monotonic() + 40
+    while case.states() != {"web": "Running", "job": "Stopped", DAEMON: "Running"}:
+        assert time.monotonic() < end, (case.states(), watched.state())
+        time.sleep(0.2)
+    watched.become("watching")
+    assert watched.certificates() == [before]
+    watched.healthy()
+    case.ic("up", "--wait")  # as its unit does after a boot
+    assert case.states()["job"] == "Running"
+    watched.sound()
+
+
 def test_another_program_is_another_sidecar_that_watches_again(watched: Watched) -> None:
     case = watched.case
     case.compose(STACK)

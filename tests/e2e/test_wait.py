@@ -5,6 +5,9 @@ from __future__ import annotations
 import select
 import socket
 
+import pytest
+
+from ic.engine import recover
 from tests.cli import test_documents as schemas
 from tests.e2e import scenario
 
@@ -74,3 +77,72 @@ def test_a_time_to_wait_needs_the_waiting(case: scenario.Scenario) -> None:
     assert "together with --wait" in case.ic("up", "-d", "--wait-timeout", "3", code=1).err
     assert "above 0" in case.ic("up", "--wait", "--wait-timeout", "0", code=1).err
     assert not case.exists()
+
+
+READY = {"test": ["CMD", "test", "-e", "/tmp/ready"], "interval": "1s", "start_interval": "500ms"}
+SLOW = [
+    "sh",
+    "-c",
+    "sleep 3; touch /tmp/ready; trap 'exit 0' TERM; while :; do sleep 100 & wait $$!; done",
+]
+
+
+def began(case: scenario.Scenario, instance: str) -> float:
+    """When an instance was started, in seconds since 1970."""
+    ms = recover.wall_ms(case.started(instance))
+    assert ms is not None
+    return ms / 1000
+
+
+@pytest.mark.parametrize("option", ["--pull=missing", "--no-healthd"])
+def test_a_dependency_is_waited_for_until_it_is_healthy(
+    case: scenario.Scenario, option: str
+) -> None:
+    db = {"image": "busybox", "command": SLOW, "healthcheck": {**READY, "retries": 20}}
+    needs = {"db": {"condition": "service_healthy"}}
+    case.compose({"services": {"web": scenario.idle(depends_on=needs), "db": db}})
+    manager = Manager(case)
+    done = case.ic("up", "--wait", option, env=manager.env)
+    assert "waiting for db/1 to be healthy" in done.err
+    assert "READY=1" in manager.heard()
+    assert began(case, "web") - began(case, "db") > 2.9
+    manager.socket.close()
+
+
+def test_a_dependency_that_is_unhealthy_or_dies_is_a_failure_at_once(
+    case: scenario.Scenario,
+) -> None:
+    bad = {"test": "echo out of order; exit 1", "interval": "500ms", "retries": 2}
+    sick = scenario.idle(healthcheck={**bad, "start_interval": "500ms"})
+    dead = {
+        "image": "busybox",
+        "command": ["sh", "-c", "sleep 4; echo cannot go on; exit 9"],
+        "healthcheck": {**READY, "retries": 100},
+    }
+    services = {
+        "sick": sick,
+        "dead": dead,
+        "one": scenario.idle(depends_on={"sick": {"condition": "service_healthy"}}),
+        "two": scenario.idle(depends_on={"dead": {"condition": "service_healthy"}}),
+        "three": scenario.idle(),
+    }
+    case.compose({"services": services})
+    done = case.ic("up", "--wait", code=1)
+    assert "instance sick: it is unhealthy" in done.err
+    assert "its probe said: out of order" in done.err
+    assert "instance dead: it ended with exit code 9" in done.err
+    assert "cannot go on" in done.err
+    states = case.states()
+    assert (states["one"], states["two"], states["three"]) == ("Stopped", "Stopped", "Running")
+
+
+def test_the_time_to_wait_runs_out_with_what_is_missing(case: scenario.Scenario) -> None:
+    never = {"test": ["CMD", "false"], "interval": "1s", "start_period": "1h"}
+    case.compose({"services": {"web": scenario.idle(healthcheck=never)}})
+    manager = Manager(case)
+    done = case.ic("up", "--wait", "--wait-timeout", "2", env=manager.env, code=1)
+    assert "not all is well after 2 s" in done.err
+    assert "web is starting" in done.err
+    assert "READY=1" not in manager.heard()
+    assert case.states()["web"] == "Running"
+    manager.socket.close()

@@ -332,6 +332,8 @@ def test_without_a_daemon_the_checks_are_run_from_here(stage: Stage) -> None:
         **{"user.healthcheck.retries": "50", "user.healthcheck.test": test},
     )
     assert 1.0 < stage.wait(health.Watch(name="alone"), alone=True, timeout=30) < 6
+    seen = health.Watch(name="alone", checked=True)
+    assert stage.wait(seen, alone=True, timeout=30) < 1.0  # not once more in this run
     told = stage.client.get("/1.0/instances/alone", stage.query)["config"]
     assert names.HEALTH_STATUS not in told
     stage.run(

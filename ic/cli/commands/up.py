@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ic.cli import notify
     from ic.cli import session as sessions
     from ic.compose import model
-    from ic.engine import follow
+    from ic.engine import converge, follow
 
 DESCRIPTION = (
     "Creates, changes and starts what the compose files say, without asking, and then shows the output of"
@@ -104,7 +104,7 @@ def _run(session: sessions.Session, arguments: argparse.Namespace, manager: noti
     manner = applying.Manner(verb="up", ask=False, show=False, lock_timeout=arguments.lock_timeout)
     done = applying.run(session, view, manner)
     if arguments.wait and (done is None or done.result.status == "ok"):
-        _wait(session, stack, services, arguments.wait_timeout or 0.0, manager)
+        _wait(session, asked, done, arguments.wait_timeout or 0.0, manager)
     applying.conclude(session, done, verb="up", next_=session.typed("ps"))
     if not in_front:
         return 0
@@ -113,8 +113,8 @@ def _run(session: sessions.Session, arguments: argparse.Namespace, manager: noti
 
 def _wait(
     session: sessions.Session,
-    stack: model.Stack,
-    services: tuple[str, ...],
+    asked: converge.Asked,
+    done: converge.Done | None,
     timeout: float,
     manager: notify.Notifier,
 ) -> None:
@@ -125,13 +125,23 @@ def _wait(
     from ic import names
     from ic.cli.commands import ps
     from ic.engine import health, sidecar
+    from ic.resources import kind
 
     client = session.client()
-    project = names.project(stack.name)
-    conditions = health.conditions(stack, services)
+    conditions = health.conditions(asked.stack, asked.options.services) if asked.stack else {}
+    checked = {
+        one.step.address
+        for one in (done.result.outcomes if done else ())
+        if isinstance(one.step.deed, kind.AwaitHealthy) and one.error is None
+    }
     watches = tuple(
-        health.Watch(name=row.name, condition=conditions[row.service], ends=BORNE_ENDS)
-        for row in ps.instances(client, stack.name)
+        health.Watch(
+            name=row.name,
+            condition=conditions[row.service],
+            ends=BORNE_ENDS,
+            checked=names.address("instance", f"{row.service}/{row.replica}") in checked,
+        )
+        for row in ps.instances(client, asked.name)
         if row.service in conditions
     )
     told = ""
@@ -145,9 +155,9 @@ def _wait(
             manager.status(f"waiting for {text}")
 
     limits = health.Limits(timeout=timeout, told=tell)
-    daemon = health.daemon_of(sidecar.find(client, project))
-    health.wait(client, {"project": project}, watches, daemon, limits)
-    manager.ready(f"{len(watches)} instance{'s' if len(watches) != 1 else ''} of {stack.name} up")
+    daemon = health.daemon_of(sidecar.find(client, asked.project))
+    health.wait(client, {"project": asked.project}, watches, daemon, limits)
+    manager.ready(f"{len(watches)} instance{'s' if len(watches) != 1 else ''} of {asked.name} up")
 
 
 def _remembered(session: sessions.Session, name: str) -> dict[str, bytes]:
