@@ -28,6 +28,7 @@ TICK = 0.25  # seconds between looks at the token's place, the work and the sign
 AGAIN = 60.0  # seconds until a server that does not trust us is asked again
 UNREACHED = 2.0  # seconds until a server that did not answer is asked again, doubled up to:
 UNREACHED_MOST = 15.0
+CONNECTING = 3.0  # seconds that the work has for its first list, before it is said to be cut off
 MENDING = 5.0  # seconds until a bad identity is looked at again
 LEAVING = 1.6  # seconds that the work has to end in
 LEAVING_STREAM = 0.8  # and then the writer of the stream
@@ -39,8 +40,7 @@ WATCH_TICKS = 12  # looks without progress until the process is given up: a minu
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """The work as it goes: how many instances are watched, and which are misconfigured (`NAME: KEY`).
 
-    `connected`: it has the server's list and its events. If not, `detail` says why; empty when it has just
-    begun.
+    `connected`: it has the server's list and its events. If not, `detail` says why.
     """
 
     watched: int = 0
@@ -128,6 +128,7 @@ class Daemon:
         self._tried = (0, 0)  # the token file that was tried last, and could not be decided
         self._refused: tuple[sidecar.Word, str] | None = None  # why the last token brought nothing
         self._pause = UNREACHED
+        self._began = 0.0  # when the work did
         self.state = sidecar.State(
             state="starting",
             since=self._now_ms(),
@@ -313,7 +314,7 @@ class Daemon:
             self._pause = UNREACHED
             work = self._ways.work(client)
             self._ways.teller.begin(client, self.state.certificate)
-            self._work = work
+            self._work, self._began = work, self._ways.clock()
             try:
                 failure = self._while_working(work, server)
             finally:
@@ -374,10 +375,8 @@ class Daemon:
         )
         if view.connected:
             self._become("watching")
-        elif view.detail:
+        elif self.state.state == "watching" or self._ways.clock() - self._began >= CONNECTING:
             self._become("unreachable", view.detail)
-        else:
-            self._become(self.state.state, self.state.detail)  # it has just begun
 
     # --- what it says ---
 

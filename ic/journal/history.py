@@ -300,7 +300,10 @@ def _life(log: Sequence[events.Health], *, alive: bool) -> HistoryRun:
 
 
 def _told(event: events.Health) -> Event:
-    cause = event.cause if event.code is None else f"{event.cause} (exit {event.code})".strip()
+    cause = event.cause
+    if event.code is not None:
+        cause = f"{cause} (exit code {event.code})" if cause not in ("", "exit") else ""
+        cause = cause or f"exit code {event.code}"
     return Event(
         n=_number(event),
         time=moment(event.t),

@@ -91,10 +91,12 @@ class Connection:
 class Work:
     """Work that goes on until it is told to stop, or told by the test how to end."""
 
+    first = daemon.View(connected=True, watched=3)
+
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.beat = 1
-        self.seen = daemon.View(connected=True, watched=3)
+        self.seen = self.first
         self.failure: BaseException | None = None
         self.stands_still = False
         self.takes = 0.0
@@ -432,6 +434,21 @@ def test_the_work_says_what_it_watches_and_whether_it_is_cut_off(house: House) -
     work.seen = daemon.View(connected=True, watched=7)
     house.becomes("watching")
     assert len(house.works) == 1
+
+
+def test_work_that_has_just_begun_is_not_yet_cut_off(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "CONNECTING", 1.0)
+    monkeypatch.setattr(Work, "first", daemon.View(connected=False, detail="not connected yet"))
+    house.start()
+    house.lay_down(house.api.token())
+    until(lambda: house.works)
+    time.sleep(0.5)
+    assert house.state().state in ("starting", "waiting-for-token")
+    house.becomes("unreachable")
+    house.works[0].seen = daemon.View(connected=True)
+    house.becomes("watching")
 
 
 def test_it_ends_within_three_seconds_whatever_hangs(house: House) -> None:

@@ -320,7 +320,7 @@ def test_history_shows_a_life_before_and_after_it_was_copied(
         2,
         "hd.unhealthy",
         "instance:web/1",
-        "3 probes failed (exit 1)",
+        "3 probes failed (exit code 1)",
         "no route",
     )
     writer.end(5.0)
