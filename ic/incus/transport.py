@@ -4,9 +4,10 @@ In: a Server and a request. Out: an Answer, or an IcError. The only importer of 
 functions: a command that talks to nobody never loads it. Redirects of Incus are not followed, proxies,
 netrc and CA bundles of the environment are not looked at, bodies and headers are bounded.
 
-Incus is spoken to through requests-unixsocket's connection pool, one per thread and server. Its adapter would
-make a pool per full URL with 60 s whatever is asked, and what a requests Session adds (cookies, redirects,
-environment) must not happen here and costs four times the rest. Registries get a plain requests Session.
+Incus is spoken to through a connection pool, one per thread and server: requests-unixsocket's for a unix
+socket, urllib3's for TLS. The adapter of the former would make a pool per full URL with 60 s whatever is
+asked, and what a requests Session adds (cookies, redirects, environment) must not happen here and costs four
+times the rest. Registries get a plain requests Session.
 """
 
 from __future__ import annotations
@@ -483,18 +484,34 @@ def _another(server: remotes.Server, expected: str, shown: str) -> errors.Untrus
 # --- requests ------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _pool_class() -> Callable[[remotes.Server], urllib3.HTTPConnectionPool]:
-    """requests-unixsocket's connection pool, one per server, with our timeouts and our way to connect."""
-    import queue
+def _bases(*, tls: bool) -> tuple[Any, Any]:
+    """The connection and the pool that ours are made of.
 
+    Those of requests-unixsocket for a unix socket; with TLS urllib3's own, so that the health daemon, which
+    speaks nothing else, does without requests: a tenth of its memory.
+    """
+    if tls:
+        from urllib3 import connection, connectionpool
+
+        return connection.HTTPConnection, connectionpool.HTTPConnectionPool
     from requests_unixsocket import adapters
 
-    class Connection(adapters.UnixHTTPConnection):  # pyright: ignore[reportUntypedBaseClass]
+    return cast("Any", adapters).UnixHTTPConnection, cast("Any", adapters).UnixHTTPConnectionPool
+
+
+@functools.cache
+def _pool_class(*, tls: bool) -> Callable[[remotes.Server], urllib3.HTTPConnectionPool]:
+    """A connection pool of a library, one per server, with our timeouts and our way to connect."""
+    import queue
+
+    connection_base, pool_base = _bases(tls=tls)
+
+    class Connection(connection_base):
         """One keep-alive connection, over a unix socket or over pinned TLS."""
 
         def __init__(self, server: remotes.Server) -> None:
-            super().__init__("", int(CONNECT_TIMEOUT))
+            base: Any = super()
+            base.__init__("localhost", timeout=int(CONNECT_TIMEOUT))
             self.server = server
             self.fresh = False
 
@@ -506,19 +523,21 @@ def _pool_class() -> Callable[[remotes.Server], urllib3.HTTPConnectionPool]:
             self.fresh = True
 
         def getresponse(self) -> Any:
-            response = cast("Any", super()).getresponse()
+            base: Any = super()
+            response = base.getresponse()
             if self.fresh:
                 self.fresh = False
                 remember(self.server, self.sock)
             return response
 
-    class Pool(adapters.UnixHTTPConnectionPool):  # pyright: ignore[reportUntypedBaseClass]
+    class Pool(pool_base):
         """The connections of one thread to one server: two when a body is copied from file to file."""
 
         def __init__(self, server: remotes.Server) -> None:
-            super().__init__("", int(READ_TIMEOUT))
+            base: Any = super()
+            base.__init__("localhost", timeout=int(READ_TIMEOUT))
             self.server = server
-            # The adapter's pool cannot be told how many connections to keep.
+            # Not every base can be told how many connections to keep.
             kept: queue.LifoQueue[object] = queue.LifoQueue(2)
             kept.put(None)
             kept.put(None)
@@ -624,7 +643,8 @@ class Transport:
     def _pool(self) -> urllib3.HTTPConnectionPool:
         found: urllib3.HTTPConnectionPool | None = getattr(self._local, "pool", None)
         if found is None:
-            found = _pool_class()(self.server)
+            tls = self.server.tls or not self.server.socket
+            found = _pool_class(tls=tls)(self.server)
             self._local.pool = found
             with self._lock:
                 self._pools.append(found)

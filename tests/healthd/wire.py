@@ -76,11 +76,12 @@ class Operation:
 
 
 class Begun:
-    """A check that began, as the server saw it."""
+    """A check that ran, as the server saw it: when it began and when it ended (seconds, monotonic)."""
 
     def __init__(self, instance: str, at: float) -> None:
         self.instance = instance
         self.at = at
+        self.ended = at
 
 
 class Server:
@@ -101,10 +102,12 @@ class Server:
 
     # --- by hand ---
 
-    def add(self, name: str, *, running: bool = True, **config: str) -> Instance:
+    def add(
+        self, name: str, config: Mapping[str, str] | None = None, *, running: bool = True
+    ) -> Instance:
         """An instance with these keys."""
         with self.lock:
-            found = self.instances[name] = Instance(name, config)
+            found = self.instances[name] = Instance(name, config or {})
             if running:
                 self._run(found)
         return found
@@ -379,8 +382,9 @@ class Server:
             made.streams[name] = one
             complete = {"0", "1", "2"} <= made.streams.keys()
         if complete:
-            self.begun.append(Begun(made.instance, time.monotonic()))
-            threading.Thread(target=self._process, args=(made,), daemon=True).start()
+            begun = Begun(made.instance, time.monotonic())
+            self.begun.append(begun)
+            threading.Thread(target=self._process, args=(made, begun), daemon=True).start()
         with contextlib.suppress(OSError):
             while one.recv(4096):
                 pass
@@ -388,7 +392,7 @@ class Server:
             made.end(result={"return": 137})  # whoever lets go of the output kills the process
         return False
 
-    def _process(self, made: Operation) -> None:
+    def _process(self, made: Operation, begun: Begun) -> None:
         word = made.command[0]
         time.sleep(self.late.get(word, 0.005))
         if word == "sleep":
@@ -400,6 +404,7 @@ class Server:
                 made.streams["1"].sendall(b"\x82\x04bad\n")
             for name in ("1", "2"):
                 made.streams[name].sendall(END)
+        begun.ended = time.monotonic()
         made.end(400 if err else 200, err, {"return": code})
 
     def _events(self, one: socket.socket, listener: queue.SimpleQueue[bytes]) -> None:
