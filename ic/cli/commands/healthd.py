@@ -6,7 +6,10 @@ Without a word it is the daemon (`python3 ic.pyz healthd` in its sidecar): only 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 import ic
@@ -29,6 +32,9 @@ DESCRIPTION = (
 )
 VERBS = ("status", "logs", "restart", "check")
 RESTART_SECONDS = 10
+LOG_FILE = "/daemon.log"  # in the identity volume
+LOG_BEFORE = ".1"
+LOG_LIMIT = 64 * 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,21 +150,42 @@ def _server(address: str) -> remotes.Server:
 
 
 class _Log:
-    """The daemon's log: one JSON object a line."""
+    """The daemon's log: one JSON object a line, on standard output and, bounded, beside the state.
 
-    def __init__(self, session: sessions.Session) -> None:
+    Both, because the server gives every byte of a console to one reader only, the first.
+    """
+
+    def __init__(self, session: sessions.Session, directory: str = "") -> None:
         self._out = session.out
+        self._path = directory + LOG_FILE if directory else ""
+        self._lock = threading.Lock()
 
     def say(self, word: str, fields: Mapping[str, Any]) -> None:
         """Write a line: when, what, and its fields."""
-        import time
-
         import msgspec
 
         from ic.cli import output
 
         line = {"time": output.timestamp(int(time.time() * 1000)), "event": word, **fields}
-        self._out.text(msgspec.json.encode(line).decode())
+        text = msgspec.json.encode(line)
+        with self._lock:
+            self._out.text(text.decode())
+            if self._path:
+                with contextlib.suppress(OSError):  # a full disk, no directory: stdout has it
+                    _append(self._path, text + b"\n")
+
+
+def _append(path: str, line: bytes) -> None:
+    """Put a line at the end of a file of bounded size; the one before it is kept."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        os.write(descriptor, line)
+        size = os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+    if size > LOG_LIMIT:
+        os.replace(path, path + LOG_BEFORE)
 
 
 def _live(
@@ -171,7 +198,7 @@ def _live(
     from ic.incus import client, transport
     from ic.journal import lease
 
-    log = _Log(session)
+    log = _Log(session, settings.directory)
     about = stream.About(
         project=settings.project,
         run=os.urandom(4).hex(),
@@ -233,8 +260,6 @@ def _settle() -> None:
 
 def _once(session: sessions.Session, settings: daemon.Settings) -> int:
     """Run every check once with the identity that is there; 0 when all are well, else 1."""
-    import time
-
     from ic.healthd import calls, identity, manager, probes
     from ic.incus import client, transport
 
@@ -336,12 +361,13 @@ def _status(session: sessions.Session, arguments: argparse.Namespace) -> int:
 
 
 def _logs(session: sessions.Session, arguments: argparse.Namespace) -> int:
-    """What the daemon has written: the server keeps the last 128 KiB of it."""
-    from ic.incus import client as incus
-
+    """What the daemon has written lately, from its volume."""
     client, found = _found(session)
-    raw = client.console_log(incus.path("instances", sidecar.INSTANCE), found.query)
-    lines = [line.rstrip() for line in raw.decode(errors="replace").splitlines() if line.strip()]
+    raw = b""
+    for name in (LOG_FILE + LOG_BEFORE, LOG_FILE):
+        with contextlib.suppress(errors.NotFound):
+            raw += client.file_get(found.volume, name, found.query)[1]
+    lines = [line for line in raw.decode(errors="replace").splitlines() if line.strip()]
     if arguments.tail is not None:
         lines = lines[-arguments.tail :] if arguments.tail > 0 else []
     if lines:
@@ -351,9 +377,6 @@ def _logs(session: sessions.Session, arguments: argparse.Namespace) -> int:
 
 def _restart(session: sessions.Session, arguments: argparse.Namespace) -> int:
     """Start the daemon anew; the journal has it like every change."""
-    import threading
-    import time
-
     from ic.incus import client as incus
     from ic.journal import book
     from ic.resources import kind
@@ -394,8 +417,6 @@ def _restart(session: sessions.Session, arguments: argparse.Namespace) -> int:
 
 def _check(session: sessions.Session, arguments: argparse.Namespace) -> int:
     """Run a service's check once and print what it gave; 0 healthy, 1 not."""
-    import threading
-
     from ic.cli import documents
     from ic.healthd import manager, probes, spec
 
