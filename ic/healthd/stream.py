@@ -79,6 +79,11 @@ class Writer:
         kind = f"{events.HEALTH}{kind}"
         return events.Health(n=0, t=now, kind=kind, run=self._about.run, **fields)
 
+    @property
+    def refused(self) -> bool:
+        """Whether the server has said no since `begin`."""
+        return self._session is not None and self._session.refused
+
     def begin(self, client: lease.Server, certificate: str) -> None:
         """Write along, by a thread, until `pause` or `end`.
 
@@ -181,6 +186,7 @@ class _Session:
 
     def __init__(self, about: About, queue: _Queue, client: lease.Server, certificate: str) -> None:
         self.final = False
+        self.refused = False
         self.clock = _Breakable(about.clock)
         self.thread = threading.Thread(target=self._run, name="stream", daemon=True)
         self._about = about
@@ -197,7 +203,7 @@ class _Session:
             except errors.Interrupted:
                 return
             except errors.Forbidden as error:
-                # The work meets it too, and the daemon with it.
+                self.refused = True
                 self._about.say("stream", {"error": error.summary})
                 return
             except errors.NotFound:

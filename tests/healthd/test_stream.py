@@ -210,6 +210,22 @@ def test_a_server_that_restarts_costs_no_line(server: fakes.Server, make: Make) 
     assert [one.n for one in ring(server)] == [1, 2, 3]
 
 
+def test_a_refusal_is_said_and_ends_the_writing(server: fakes.Server, make: Make) -> None:
+    writer = make()
+    until(lambda: ring(server))
+    assert not writer.refused
+
+    def fault(moment: str, method: str, path: str) -> None:
+        raise errors.Forbidden("cannot change profile: not authorized")
+
+    server.fault = fault
+    until(lambda: writer.refused)
+    server.fault = fakes.quiet
+    before = len(server.calls)
+    time.sleep(0.2)
+    assert len(server.calls) == before
+
+
 def test_what_finds_no_room_is_counted(server: fakes.Server, make: Make) -> None:
     writer = make(begin=False)
     for _ in range(stream.WAITING + 9):
