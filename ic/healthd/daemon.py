@@ -78,7 +78,7 @@ class Teller(Protocol):
         """Something happened."""
         ...
 
-    def begin(self, client: incus.Client, certificate: str) -> None:
+    def begin(self, client: incus.Client) -> None:
         """There is trust: write along."""
         ...
 
@@ -318,7 +318,7 @@ class Daemon:
             self._refused = None
             self._pause = UNREACHED
             work = self._ways.work(client)
-            self._ways.teller.begin(client, self.state.certificate)
+            self._ways.teller.begin(client)
             self._work, self._began = work, self._ways.clock()
             try:
                 failure = self._while_working(work, server)

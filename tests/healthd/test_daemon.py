@@ -126,7 +126,7 @@ class Teller:
     def tell(self, kind: str, address: str = "", *, cause: str = "") -> None:
         self.told.append((kind, cause))
 
-    def begin(self, client: object, certificate: str) -> None:
+    def begin(self, client: object) -> None:
         self.calls.append("begin")
         self.refused = False
 
