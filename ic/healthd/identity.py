@@ -350,7 +350,7 @@ class Inbox:
         """
         try:
             return self._look(now)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             self._seen = None
             return None
         except (Refused, OSError) as error:
