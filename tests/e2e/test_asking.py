@@ -118,6 +118,9 @@ def test_an_unhealthy_service_stands_in_the_history_with_cause_and_last_line(
     assert event["address"] == "instance:web/1"
     assert event["output"] == "nothing is well"
     assert "3" in event["cause"]
+    log = watched.ic("healthd", "logs").out
+    assert '"event":"restart","address":"instance:web/1"' in log
+    assert "nothing is well" not in log  # what a check writes may be private
     shown = watched.ic("history", life["run"]).out
     assert "nothing is well" in shown
     assert "hd.restart" in shown

@@ -35,6 +35,7 @@ RESTART_SECONDS = 10
 LOG_FILE = "/daemon.log"  # in the identity volume
 LOG_BEFORE = ".1"
 LOG_LIMIT = 64 * 1024
+_UNLOGGED = ("healthy", "starting")  # as many as there are services, at every start
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -210,12 +211,20 @@ def _live(
     writer = stream.Writer(about)
     at_work: list[manager.Manager] = []
 
+    def tell(
+        kind: str, address: str = "", *, cause: str = "", code: int | None = None, line: str = ""
+    ) -> None:
+        writer.tell(kind, address, cause=cause, code=code, line=line)
+        if kind not in _UNLOGGED:  # what a check wrote may be private: the log goes without it
+            told = {"address": address, "cause": cause, "code": code}
+            log.say(kind, {key: one for key, one in told.items() if one not in ("", None)})
+
     def work(connection: client.Client) -> manager.Manager:
         at_work[:] = [
             manager.Manager(
                 calls.Calls(connection, settings.project),
                 probes.Prober(connection, settings.project),
-                writer.tell,
+                tell,
                 me=living.state.certificate,
             )
         ]
