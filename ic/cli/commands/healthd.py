@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=sidecar.METRICS,
         help="answer with metrics in the OpenMetrics form on this unix socket"
-        f" ({sidecar.METRICS}; in the sidecar always)",
+        f" ({sidecar.METRICS}; in the sidecar always, unless it is empty)",
     )
     group.add_argument(
         "--once",
@@ -246,7 +246,9 @@ def _live(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ended)
     in_sidecar = bool(session.env.get(sidecar.PROJECT_VARIABLE))
-    place = arguments.metrics or (sidecar.METRICS if in_sidecar else None)
+    place = arguments.metrics
+    if place is None and in_sidecar:
+        place = sidecar.METRICS
     if place:
 
         def text() -> str:
@@ -254,7 +256,10 @@ def _live(
             figures = at_work[0].figures() if at_work else None
             return metrics.render(living.state, figures, cpu=cpu, memory=memory)
 
-        metrics.Server(place, text).start()
+        try:
+            metrics.Server(place, text).start()
+        except OSError as error:
+            log.say("metrics", {"error": f"{place}: {error.strerror or error}"})
     _settle()
     return living.run()
 

@@ -134,7 +134,7 @@ class Process:
                     str(self.volume),
                     "--token-file",
                     str(folder / "token"),
-                    *more,
+                    *(more or ("--metrics", "")),
                 ],
                 cwd=ROOT,
                 env={"PATH": os.environ["PATH"], sidecar.PROJECT_VARIABLE: "shop"},
@@ -242,6 +242,12 @@ def test_it_answers_with_metrics_where_it_was_asked_to(start: Start, tmp_path: P
             text += piece
     assert b'ic_healthd_state{ic_healthd_state="waiting-for-token"} 1\n' in text
     assert text.endswith(b"# EOF\n")
+
+
+def test_without_a_place_for_metrics_it_lives_on(start: Start, tmp_path: Path) -> None:
+    one = start("--metrics", str(tmp_path / "none" / "metrics.sock"))
+    until(lambda: waits(one))
+    assert [line for line in one.lines() if line["event"] == "metrics"]
 
 
 def test_a_closed_log_does_not_end_it(start: Start) -> None:
