@@ -99,13 +99,11 @@ def conditions(stack: model.Stack, services: tuple[str, ...]) -> dict[str, Condi
     return {name: "completed" if name in jobs else "running" for name in sorted(selected)}
 
 
-UNWATCHED = "stopped while unwatched"
-
-
-def stopped_unwatched(body: Mapping[str, Any]) -> bool:
-    """Whether the daemon found it stopped, did not see how, and so left it as it was. Pure."""
-    told = spec.claim(cast("dict[str, str]", body.get("config") or {}))
-    return told.why == UNWATCHED and told.run == str(body.get("last_used_at", ""))
+def left_alone(body: Mapping[str, Any]) -> bool:
+    """Whether it is stopped, although nobody wanted that and its policy makes up for ends. Pure."""
+    asked = spec.read("", cast("dict[str, str]", body.get("config") or {}))
+    policy = asked.restart in ("unless-stopped", "on-failure")
+    return body.get("status") == "Stopped" and policy and not asked.want_stopped
 
 
 class Daemon(msgspec.Struct, frozen=True, kw_only=True):

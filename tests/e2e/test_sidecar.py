@@ -227,6 +227,27 @@ def test_it_comes_back_by_itself_when_the_host_does(watched: Watched) -> None:
     watched.sound()
 
 
+def test_what_stopped_while_it_was_away_is_left_and_shown(watched: Watched) -> None:
+    case = watched.case
+    restarted = scenario.idle(restart="unless-stopped")
+    case.compose({"services": {"web": restarted, "by-hand": restarted}})
+    case.ic("up", "-d")
+    case.stop_by_hand("by-hand")
+    state(case, "stop", force=True)
+    case.kill("web")
+    assert "ic-healthd: stopped" in case.ic("ps").out
+    state(case, "start")
+    end = time.monotonic() + 30
+    while "stopped while unwatched" not in (shown := case.ic("ps").out):
+        assert time.monotonic() < end, (shown, watched.state())
+        time.sleep(0.3)
+    rows = {one["service"]: one for one in case.ic("ps", "--json").json()["instances"]}
+    assert (rows["web"]["state"], rows["web"]["unwatched"]) == ("exited", True)
+    case.ic("up", "-d")
+    assert case.states()["web"] == "Running"
+    assert "unwatched" not in case.ic("ps").out
+
+
 def test_another_program_is_another_sidecar_that_watches_again(watched: Watched) -> None:
     case = watched.case
     case.compose(STACK)
@@ -289,8 +310,8 @@ def test_a_lost_identity_is_a_line_of_the_plan_and_up_heals_it(watched: Watched,
 # --- killed while it is set up ------------------------------------------------------------------------
 
 MOMENTS: dict[str, tuple[Callable[[proxy.Passed], bool], proxy.Mode]] = {
-    "the sidecar is made": (
-        lambda one: b'"name":"ic-healthd"' in one.body and "/1.0/instances?" in one.path,
+    "the first instance is made": (
+        lambda one: one.method == "POST" and one.path.startswith("/1.0/instances?"),
         "executed",
     ),
     "its program is pushed": (lambda one: "path=%2Fic.pyz" in one.path and one.writes, "before"),

@@ -99,11 +99,45 @@ def look(
     client: incus.Client, stack: str
 ) -> tuple[tuple[documents.Instance, ...], documents.Healthd | None]:
     """Every instance with the stack's mark, and how its health daemon is (None: there is none)."""
+    from ic.engine import health
+
     bodies = _bodies(client, stack)
     daemons = [one for one in bodies if _config(one).get(names.RESOURCE) == DAEMON]
     query = {"project": names.project(stack)}
     healthd = _healthd(client, daemons[0], query) if daemons else None
-    return _rows(client, stack, bodies), healthd
+    rows = _rows(client, stack, bodies)
+    alone = {str(one["name"]) for one in bodies if health.left_alone(one)}
+    if healthd is not None and alone:
+        unseen = _unseen(client, stack)
+        rows = tuple(
+            msgspec.structs.replace(row, unwatched=row.name in alone and address(row) in unseen)
+            for row in rows
+        )
+    return rows, healthd
+
+
+def address(row: documents.Instance) -> str:
+    """The address of a replica."""
+    return names.address("instance", f"{row.service}/{row.replica}")
+
+
+UNSEEN = "stopped while unwatched"  # the daemon's cause
+
+
+def _unseen(client: incus.Client, stack: str) -> set[str]:
+    """The addresses of which the daemon told last that they had stopped while it was away."""
+    from ic.journal import book, history
+
+    project = names.project(stack)
+    listed = cast("list[Body]", client.get("/1.0/profiles", {"project": project, "recursion": "1"}))
+    profiles = {str(one["name"]): _config(one) for one in listed}
+    found = cast("Body", client.get(f"/1.0/projects/{project}"))
+    last: dict[str, history.Event] = {}
+    for run in history.runs(book.read(project, _config(found), profiles)):
+        for event in run.events:
+            if event.time >= last.get(event.address, event).time:
+                last[event.address] = event
+    return {address for address, event in last.items() if event.cause == UNSEEN}
 
 
 def _bodies(client: incus.Client, stack: str) -> list[Body]:
@@ -180,7 +214,6 @@ def _instance(
     client: incus.Client, query: Mapping[str, str], body: Body, config: Mapping[str, str]
 ) -> documents.Instance:
     from ic.cli import documents
-    from ic.engine import health
     from ic.healthd import spec
     from ic.incus import lxclog
 
@@ -206,7 +239,6 @@ def _instance(
         ports=_ports(devices),
         created=_moment(body.get("created_at")),
         started=started if state in ("running", "paused") else None,
-        unwatched=state == "exited" and health.stopped_unwatched(body),
     )
 
 
