@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal, cast
 import msgspec
 
 from ic import names, units
+from ic.fields import forms, merging, process, schema, tree, values
 from ic.fields import section as contribution
-from ic.fields import tree
 
 if TYPE_CHECKING:
     from ic.resources import kind
@@ -39,6 +39,23 @@ class Lifecycle(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # --- reading half ---------------------------------------------------------------------------------------
+
+
+def _long_dependencies(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
+    del where, report
+    if isinstance(node.data, list):
+        return _as_dependencies(node)
+    if not isinstance(node.data, dict):
+        return node
+    data = {
+        name: forms.having(one, condition="service_started", required=True)
+        for name, one in node.data.items()
+    }
+    if all(data[name] is one for name, one in node.data.items()):
+        return node
+    return tree.Node(data, node.position, node.keys, node.mark)
+
+
 _STARTED: dict[str, tree.Scalar] = {"condition": "service_started", "required": True}
 
 
@@ -46,15 +63,68 @@ def _as_dependencies(node: tree.Node) -> tree.Node:
     return tree.as_mapping(node, _STARTED)
 
 
-KEYS: dict[str, tree.Rule | None] = {
-    "depends_on": tree.Rule(_as_dependencies),
-    "restart": None,
-    "stop_signal": None,
-    "stop_grace_period": None,
-    "profiles": None,
+def _merged_dependencies(
+    base: tree.Node, over: tree.Node, key: schema.Key, where: str, report: tree.Report
+) -> tree.Node:
+    first, second = _as_dependencies(base), _as_dependencies(over)
+    return first if second.data is None else merging.mappings(first, second, key, where, report)
+
+
+def _long_extends(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
+    del where, report
+    return forms.made(node.position, service=node.data) if isinstance(node.data, str) else node
+
+
+_DURATION = schema.text(fault=values.duration)
+_DEPENDENCY = schema.mapping(
+    {
+        "restart": schema.late_flag(),
+        "required": schema.Key(schema.FLAG),
+        "condition": schema.word(
+            "service_started", "service_healthy", "service_completed_successfully"
+        ),
+    },
+    required=("condition",),
+)
+_TEST = schema.Key(schema.TEXT | schema.LIST, item=schema.text(), merge=merging.replace)
+SCHEMA: dict[str, schema.Key] = {
+    "depends_on": schema.Key(
+        schema.MAPPING | schema.LIST,
+        names=_DEPENDENCY,
+        name_pattern=schema.NAME,
+        extensions=False,
+        item=schema.text(),
+        distinct=True,
+        merge=_merged_dependencies,
+        long=_long_dependencies,
+    ),
+    "extends": schema.Key(
+        schema.TEXT | schema.MAPPING,
+        keys={"service": schema.text(), "file": schema.text()},
+        required=("service",),
+        extensions=False,
+        long=_long_extends,
+    ),
+    "healthcheck": schema.mapping(
+        {
+            "disable": schema.flag(),
+            "interval": _DURATION,
+            "retries": schema.long_number(),
+            "test": _TEST,
+            "timeout": _DURATION,
+            "start_period": _DURATION,
+            "start_interval": _DURATION,
+        },
+        pending=True,
+    ),
+    "init": schema.flag(pending=True),
+    "post_start": schema.listing(process.HOOK, pending=True),
+    "pre_stop": schema.listing(process.HOOK, pending=True),
+    "profiles": schema.texts(index=merging.by_name),
+    "restart": schema.text(),
+    "stop_grace_period": _DURATION,
+    "stop_signal": schema.text(),
 }
-BELOW: tree.Rules = {}
-PENDING = frozenset({"extends", "healthcheck", "init", "post_start", "pre_stop"})
 
 _CONDITIONS = ("service_started", "service_completed_successfully")
 _RESTARTS = ("no", "always", "unless-stopped", "on-failure")
@@ -118,20 +188,8 @@ def normalize(service: tree.Node, where: str, report: tree.Report) -> Lifecycle:
 
 def _dependencies(node: tree.Node | None, where: str, report: tree.Report) -> dict[str, Dependency]:
     found: dict[str, Dependency] = {}
-    given = _as_dependencies(node) if node is not None else None
-    for name, one in tree.entries(given, where, report).items():
+    for name, one in tree.entries(node, where, report).items():
         label = f"{where}.{name}"
-        if not isinstance(one.data, dict):
-            tree.wrong_type(one, label, report, "a mapping with a condition")
-            continue
-        tree.check_keys(one, label, report, ("condition", "required", "restart"))
-        if one.child("condition") is None:
-            report.error(
-                tree.VALUE,
-                f"{label} has no condition",
-                one.position,
-                "add condition: service_started",
-            )
         condition = tree.word(
             one.child("condition"), f"{label}.condition", report, _CONDITIONS, ("service_healthy",)
         )

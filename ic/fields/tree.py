@@ -57,11 +57,16 @@ class Node:
 
 
 class Report:
-    """Collects diagnostics while a document is read; the one thing that the stages add to."""
+    """Collects diagnostics while a document is read; the one thing that the stages add to.
 
-    def __init__(self) -> None:
+    It is `lenient` while variables are not filled in: what cannot be read yet is no mistake then.
+    """
+
+    def __init__(self, *, lenient: bool = False) -> None:
         self.diagnostics: list[errors.Diagnostic] = []
+        self.lenient = lenient
         self._told: set[str] = set()
+        self._said: set[tuple[str, errors.Position | None]] = set()
         self.faulty: set[errors.Position] = (
             set()
         )  # values that could not be made: no second error there
@@ -92,6 +97,10 @@ class Report:
         position: errors.Position | None,
         hint: str,
     ) -> None:
+        said = (summary, position)
+        if said in self._said:
+            return
+        self._said.add(said)
         self.diagnostics.append(
             errors.Diagnostic(
                 severity=severity, code=code, summary=summary, position=position, hint=hint
@@ -112,6 +121,7 @@ UNKNOWN_KEY = "E_UNKNOWN_KEY"
 UNSUPPORTED = "E_UNSUPPORTED"
 REFERENCE = "E_REFERENCE"
 CONFLICT = "E_MODEL_CONFLICT"
+NAME = "E_NAME"
 
 
 def kind_of(node: Node) -> str:
@@ -176,6 +186,17 @@ def word(
 
 _BOOLEANS = {"true": True, "false": False}
 _OLD_BOOLEANS = {"y": True, "yes": True, "on": True, "n": False, "no": False, "off": False}
+
+
+def word_as_boolean(text: str) -> bool | None:
+    """`true` and `false` in any case, and the words of YAML 1.1 for them; None for anything else."""
+    low = text.lower()
+    return _BOOLEANS.get(low, _OLD_BOOLEANS.get(low))
+
+
+def is_old_boolean(text: str) -> bool:
+    """Whether a text is a word of YAML 1.1 for true or false, and not of YAML 1.2."""
+    return text.lower() in _OLD_BOOLEANS
 
 
 def boolean(node: Node | None, where: str, report: Report, *, default: bool = False) -> bool:

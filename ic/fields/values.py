@@ -1,0 +1,111 @@
+"""What only a look at the value can tell: durations, sizes, file modes, counts, hosts.
+
+Pure. Each function takes a node that has the right type and says why docker compose would not take its
+value, as the end of the sentence "KEY: ..."; the empty text when it would. A section names one as the
+`fault` of its Key.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ic import units
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ic.fields import tree
+
+
+def duration(node: tree.Node) -> str:
+    """A text like `1m30s`."""
+    return _reason(units.duration_ms, node)
+
+
+def size(node: tree.Node) -> str:
+    """A text like `64m`; numbers are bytes."""
+    return _reason(units.size_bytes, node)
+
+
+def _reason(read: Callable[[str], int], node: tree.Node) -> str:
+    if not isinstance(node.data, str):
+        return ""
+    try:
+        read(node.data)
+    except ValueError as problem:
+        return str(problem)
+    return ""
+
+
+_OCTAL = re.compile(r"[+-]?[0-7]{1,21}")
+_FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+def mode(node: tree.Node) -> str:
+    """A file mode: octal digits as text, or a whole number."""
+    data = node.data
+    if isinstance(data, str) and not _OCTAL.fullmatch(data):
+        return f"{data!r} is not a file mode; write it like \"0440\""
+    if isinstance(data, float):
+        return f"{data} is not a file mode"
+    return ""
+
+
+def whole(node: tree.Node) -> str:
+    """A number, as text neither."""
+    if isinstance(node.data, str):
+        return f"must be a whole number, not the text {node.data!r}"
+    return ""
+
+
+def float_text(node: tree.Node) -> str:
+    """A number, also as text."""
+    data = node.data
+    if isinstance(data, str) and not _FLOAT.fullmatch(data):
+        return f"{data!r} is not a number"
+    return ""
+
+
+def count(node: tree.Node) -> str:
+    """`all`, or a whole number, also as text."""
+    data = node.data
+    if isinstance(data, str) and data.lower() != "all" and not re.fullmatch(r"[+-]?[0-9]+", data):
+        return f"{data!r} is neither 'all' nor a number"
+    return ""
+
+
+def variables(node: tree.Node) -> str:
+    """A list of `NAME=VALUE` whose names do not end in a space."""
+    for item in node.data if isinstance(node.data, list) else ():
+        name = item.data.partition("=")[0] if isinstance(item.data, str) else ""
+        if name and name[-1].isspace():
+            return f"{name!r} is not the name of a variable: it ends in a space"
+    return ""
+
+
+def hosts(node: tree.Node) -> str:
+    """Names of hosts with addresses: a mapping, or a list of `NAME=ADDRESS`."""
+    names: list[str] = []
+    if isinstance(node.data, dict):
+        names += node.data
+    for item in node.data if isinstance(node.data, list) else ():
+        if not isinstance(item.data, str):
+            continue
+        separator = "=" if "=" in item.data else ":"
+        name, found, _ = item.data.partition(separator)
+        if not found:
+            return f"{item.data!r} has no address; write it like host=10.0.0.1"
+        names.append(name)
+    for name in names:
+        if not name or ":" in name or "=" in name:
+            return f"{name!r} is not the name of a host"
+    return ""
+
+
+def whole_text(node: tree.Node) -> str:
+    """A whole number, also as text."""
+    data = node.data
+    if isinstance(data, str) and not re.fullmatch(r"[+-]?[0-9]+", data):
+        return f"{data!r} is not a whole number"
+    return ""
