@@ -15,8 +15,8 @@ SERVICE_KEYS: frozenset[str] = frozenset(key for one in SECTIONS for key in one.
 SERVICE_PENDING: frozenset[str] = frozenset(key for one in SECTIONS for key in one.PENDING)
 SERVICE_KNOWN = SERVICE_KEYS | SERVICE_PENDING
 
-TOP_KEYS = frozenset({"version", "name", "services", "networks", "volumes"})
-TOP_PENDING = frozenset({"configs", "include", "models", "secrets"})
+TOP_KEYS = frozenset({"version", "name", "include", "services", "networks", "volumes"})
+TOP_PENDING = frozenset({"configs", "models", "secrets"})
 NETWORK_KEYS = frozenset({"name", "external", "driver", "labels", "ipam", "internal"})
 NETWORK_PENDING = frozenset({"attachable", "driver_opts", "enable_ipv4", "enable_ipv6"})
 VOLUME_KEYS = frozenset({"name", "external", "driver", "labels"})

@@ -52,9 +52,10 @@ KEYS: dict[str, tree.Rule | None] = {
     "stop_signal": None,
     "stop_grace_period": None,
     "profiles": None,
+    "extends": None,
 }
 BELOW: tree.Rules = {}
-PENDING = frozenset({"extends", "healthcheck", "init", "post_start", "pre_stop"})
+PENDING = frozenset({"healthcheck", "init", "post_start", "pre_stop"})
 
 _CONDITIONS = ("service_started", "service_completed_successfully")
 _RESTARTS = ("no", "always", "unless-stopped", "on-failure")
