@@ -28,6 +28,7 @@ TOP = {
     "services": "one instance per service and replica",
     "networks": "one bridge per network that a service names",
     "volumes": "one custom storage volume per volume that a service names",
+    "include": "files of this machine, short and long form; what is elsewhere is refused",
 }
 SERVICE = {
     "image": "pulled by the server, by digest; a change of the digest replaces the instance",
@@ -53,6 +54,7 @@ SERVICE = {
     "stop_grace_period": "how long a stop waits before it uses force (10 s without it); "
     "`boot.host_shutdown_timeout` too",
     "profiles": "services of inactive profiles are neither changed nor removed",
+    "extends": "a service of the same file or of another one of this machine",
     "scale": "number of replicas: `SERVICE`, `SERVICE-2`, ...",
     "deploy": "`replicas` alone",
     "container_name": "the instance's name, with `_` and `.` as `-`; DNS answers it as written; "
@@ -205,7 +207,8 @@ What ic {version} does with each key of the Compose Specification. Nothing is dr
 
 A key that the specification does not know is an error too, with the nearest known one. Keys that begin
 with `x-` are kept for `ic config` and mean nothing else; `x-ic`, `x-incus` and `x-incus-compose` are
-refused until they have a meaning, and so is a `NAME.incus.yaml` beside a compose file.
+refused until they have a meaning. A `NAME.incus.yaml` beside a compose file is merged directly after it;
+`IC_INCUS_FILES=never` leaves it out.
 
 Interpolation, several files (`-f`, `COMPOSE_FILE`, `compose.override.yaml`), `!reset`, `!override`,
 anchors, merge keys and profiles work as in docker compose; `ic config` prints the result.

@@ -1,11 +1,11 @@
-"""Finds and reads the files of a stack and runs the stages: the way from a command line to a Stack.
+"""The way from a command line to a Stack: finds and reads its files, and runs the stages.
 
-The one room of compose that touches the world: it reads files, and the environment that it is given. It
-prints nothing. Options and environment in; a Stack with its warnings out, or one ComposeError with every
-mistake in it.
+Options and environment in; a Stack with its warnings out, or one ComposeError with every mistake in it. It
+prints nothing, and touches the world through `files` alone.
 
-Order of the stages: find files, `.env` and env files, parse (`document`), name, interpolate, merge,
-read by sections (`ic.fields`), profiles, env files of services, cross-checks.
+Each document of each file: parse, interpolate, cast, extend, include, lay on what came before, check by the
+schema, write out the long forms. Then, for the stack and for each include: defaults, checks of single
+values, absolute paths. Then for the stack: normalise, profiles, env files, cross-checks, read by sections.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import stat
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from ic import errors, units
-from ic.compose import checks, merge, model
+from ic.compose import checks, environment, extends, files, graft, include, merge, model, paths
 from ic.fields import (
     image,
     lifecycle,
@@ -33,41 +32,8 @@ from ic.fields import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-DEFAULT_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
-OVERRIDE_NAMES = (
-    "compose.override.yml",
-    "compose.override.yaml",
-    "docker-compose.override.yml",
-    "docker-compose.override.yaml",
-)
-COMPANION_SUFFIXES = (".incus.yaml", ".incus.yml")
-STDIN = "-"
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line says of the stack; everything may be left out.
-
-    `services` are those named as arguments: their profiles become active. `for_running` also makes the checks
-    that matter only when the stack is to run (host ports published twice); `ic config` leaves them out.
-    """
-
-    files: tuple[str, ...] = ()
-    project_name: str | None = None
-    project_directory: str | None = None
-    env_files: tuple[str, ...] = ()
-    profiles: tuple[str, ...] = ()
-    services: tuple[str, ...] = ()
-    cwd: str = "."
-    for_running: bool = True
-
-
-class _Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found before any compose file is parsed."""
-
-    files: tuple[str, ...]  # absolute, or "-"
-    directory: str
-    env: dict[str, str]
-    read: tuple[tuple[str, bytes], ...]  # env files
+Options = files.Options
+INCLUDE_DEPTH = 100
 
 
 def load(
@@ -78,30 +44,31 @@ def load(
     Raises UsageError when there is no file to read, ComposeError with all mistakes of the files.
     """
     report = tree.Report()
-    found = _find(options, env, report)
+    disk = files.Disk(options.cwd, stdin)
+    found = files.find(options, env, disk, report)
     if not found.files:
         raise errors.UsageError(
-            f"cannot find a compose file: none of {', '.join(DEFAULT_NAMES)} "
-            f"in {os.path.abspath(options.cwd)} or above",
+            f"cannot find a compose file: none of {', '.join(files.DEFAULT_NAMES)} "
+            f"in {found.cwd} or above",
             hint="name one with -f FILE",
             code="E_NO_FILE",
         )
-    contents = _read_all(found, options, stdin)
-    for path, _, _ in contents:
-        if path != STDIN:
-            _refuse_companion(path, os.path.abspath(options.cwd))
-    documents = _parse_all(contents, report)
+    loading = _Loading(options, found, disk, report)
+    documents = [one for path in found.files for one in loading.documents(path)]
     _stop_if_failed(report)
     name = _name(options, found, documents, report)
     variables = found.env | {"COMPOSE_PROJECT_NAME": name}
-    root = _merged(documents, variables, report)
-    reading = _Reading(options, found, variables, report)
+    scope = Scope(directory=found.directory, root=found.directory, env=variables, chain=())
+    root = loading.tree_of(found.files, scope)
+    if not root.data:
+        report.error("E_YAML", "the compose file is empty", root.position)
+    reading = _Reading(options, found, variables, report, disk)
     stack = reading.stack(name, root)
-    digests = [(path, _digest(content)) for path, _, content in contents]
-    digests += [(path, _digest(content)) for path, content in (*found.read, *reading.read)]
     _stop_if_failed(report)
     return msgspec.structs.replace(
-        stack, files=tuple(dict.fromkeys(digests)), diagnostics=tuple(report.diagnostics)
+        stack,
+        files=tuple((path, _digest(content)) for path, content in disk.contents.items()),
+        diagnostics=tuple(report.diagnostics),
     )
 
 
@@ -113,12 +80,14 @@ def stack_name(options: Options, env: Mapping[str, str]) -> str:
     report = tree.Report()
     if options.project_name is not None:
         return _checked_name(options.project_name, "-p")
-    found = _find(options, env, report)
+    disk = files.Disk(options.cwd)
+    found = files.find(options, env, disk, report)
     if found.env.get("COMPOSE_PROJECT_NAME"):
         return _checked_name(found.env["COMPOSE_PROJECT_NAME"], "COMPOSE_PROJECT_NAME")
-    files = tuple(path for path in found.files if path != STDIN)
-    readable = msgspec.structs.replace(found, files=files)
-    documents = _parse_all(_read_all(readable, options, None), report) if files else []
+    loading = _Loading(options, found, disk, report)
+    documents = [
+        one for path in found.files if path != files.STDIN for one in loading.documents(path)
+    ]
     _stop_if_failed(report)
     return _name(options, found, documents, report)
 
@@ -150,254 +119,229 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-# --- finding ------------------------------------------------------------------------------------------
+# --- loading ------------------------------------------------------------------------------------------
 
 
-def _find(options: Options, env: Mapping[str, str], report: tree.Report) -> _Found:
-    """Files, directory and variables, in docker compose's order.
+class Scope(msgspec.Struct, frozen=True, kw_only=True):
+    """Where some files stand: the stack's own, or those of one include.
 
-    `.env` is looked for in the project directory (or the first file's, or here), and once more beside the
-    files found by upward search; what is set already stays. `.env` may itself set COMPOSE_FILE.
+    `directory` is absolute and what files are looked for in; `root` is what their relative paths are below,
+    which for an include is relative to the including one. `chain` are the files that include one another.
     """
-    cwd = os.path.abspath(options.cwd)
-    directory = os.path.join(cwd, options.project_directory) if options.project_directory else ""
-    directory = os.path.normpath(directory) if directory else ""
-    files = tuple(_absolute(path, cwd) for path in options.files)
-    variables = dict(env)
-    reader = _EnvReader(variables, cwd, report)
-    given = options.env_files
-    if not given and env.get("COMPOSE_ENV_FILES"):
-        given = tuple(path.strip() for path in env["COMPOSE_ENV_FILES"].split(",") if path.strip())
-    if given:
-        reader.named(given)
-    else:
-        reader.default(directory or _home_of(files, cwd), env)
-    if not files and variables.get("COMPOSE_FILE"):
-        separator = variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
-        files = tuple(
-            _absolute(path, cwd) for path in variables["COMPOSE_FILE"].split(separator) if path
-        )
-    if not files:
-        files = _search(directory or cwd, report)
-    if not given:
-        reader.default(directory or _home_of(files, cwd), env)
-    return _Found(
-        files=files,
-        directory=directory or _home_of(files, cwd),
-        env=variables,
-        read=tuple(reader.read.items()),
-    )
+
+    directory: str
+    root: str
+    env: dict[str, str]
+    chain: tuple[str, ...]
 
 
-def _absolute(path: str, cwd: str) -> str:
-    return path if path == STDIN else os.path.normpath(os.path.join(cwd, path))
+class _Loading:
+    """The files of one stack on their way to one tree; what is read twice is parsed once."""
 
-
-def _home_of(files: tuple[str, ...], cwd: str) -> str:
-    return next((os.path.dirname(path) for path in files if path != STDIN), cwd)
-
-
-def _search(start: str, report: tree.Report) -> tuple[str, ...]:
-    at = start
-    while True:
-        here = [path for name in DEFAULT_NAMES if _there(path := os.path.join(at, name))]
-        if here:
-            over = [path for name in OVERRIDE_NAMES if _there(path := os.path.join(at, name))]
-            for several in (here, over):
-                if len(several) > 1:
-                    names = ", ".join(os.path.basename(path) for path in several)
-                    report.warn(
-                        "W_FILES",
-                        f"several compose files in {at}: {names}; "
-                        f"{os.path.basename(several[0])} is used",
-                        None,
-                    )
-            return (here[0], *over[:1])
-        parent = os.path.dirname(at)
-        if parent == at:
-            return ()
-        at = parent
-
-
-def _there(path: str) -> bool:
-    return os.path.exists(path)
-
-
-class _EnvReader:
-    """Reads env files into the variables; a variable that is set already keeps its value."""
-
-    def __init__(self, variables: dict[str, str], cwd: str, report: tree.Report) -> None:
-        self.variables = variables
-        self.process = dict(variables)
-        self.cwd = cwd
+    def __init__(
+        self, options: Options, found: files.Found, disk: files.Disk, report: tree.Report
+    ) -> None:
+        self.options = options
+        self.disk = disk
         self.report = report
-        self.read: dict[str, bytes] = {}
+        self.home = found.env.get("HOME", "")
+        self.table = merge.Table(model.merge_rules())
+        self.parsed: dict[str, list[tree.Node]] = {}
+        self.sources: dict[tuple[str, int], extends.Source] = {}
+        self.included: dict[tuple[object, ...], tree.Node | None] = {}
+        self.scopes: list[Scope] = []  # kept, so that an id stays that of one scope
+        self.envs: dict[tuple[object, ...], dict[str, str]] = {}
 
-    def named(self, paths: tuple[str, ...]) -> None:
-        """Files of `--env-file`: they must exist, and later ones win."""
-        found: dict[str, str] = {}
-        for path in paths:
-            found |= self._file(os.path.normpath(os.path.join(self.cwd, path)), found)
-        for name, value in found.items():
-            self.variables.setdefault(name, value)
+    def documents(self, path: str) -> list[tree.Node]:
+        """The documents of a file, each a mapping; others are errors. Raises UsageError."""
+        from ic.compose import document
 
-    def default(self, directory: str, env: Mapping[str, str]) -> None:
-        """The `.env` of a directory, where there is one and it is not switched off."""
-        path = os.path.join(directory, ".env")
-        if _is_true(env.get("COMPOSE_DISABLE_ENV_FILE")) or path in self.read:
-            return
-        if os.path.isfile(path):
-            for name, value in self._file(path, {}).items():
-                self.variables.setdefault(name, value)
-
-    def _file(self, path: str, above: dict[str, str]) -> dict[str, str]:
-        from ic.compose import envfile
-
-        content = _read(path, self.cwd)
-        self.read[path] = content
-        shown = _shown(path, self.cwd)
+        found = self.parsed.get(path)
+        if found is not None:
+            return found
+        found = self.parsed[path] = []
+        shown = self.disk.shown(path)
         try:
-            return envfile.parse(
-                content, self.process, above, lambda name, line: self._unset(name, shown, line)
-            )
-        except envfile.Fault as fault:
-            self.report.error(fault.code, fault.reason, errors.Position(shown, fault.line, 1))
-            return {}
-
-    def _unset(self, name: str, shown: str, line: int) -> None:
-        self.report.warn(
-            "W_UNSET",
-            f"the variable {name} is not set; an empty text is used",
-            errors.Position(shown, line, 1),
-            once=f"unset {name}",
-        )
-
-
-def _is_true(text: str | None) -> bool:
-    """A switch of the environment. Raises UsageError for a word that is neither yes nor no."""
-    if not text or text in ("0", "f", "F", "false", "False", "FALSE"):
-        return False
-    if text in ("1", "t", "T", "true", "True", "TRUE"):
-        return True
-    raise errors.UsageError(
-        f"cannot read COMPOSE_DISABLE_ENV_FILE: {text!r} is neither true nor false"
-    )
-
-
-# --- reading ------------------------------------------------------------------------------------------
-
-
-def _shown(path: str, cwd: str) -> str:
-    """A file's name as the user knows it: relative where that is no longer than absolute."""
-    if path == STDIN:
-        return "<stdin>"
-    near = os.path.relpath(path, cwd)
-    return near if len(near) <= len(path) else path
-
-
-PIPE_WAIT_S = 10.0  # how long a pipe may stay empty
-_MOST_BYTES = 8 * 2**20 + 1  # one more than any reader takes
-
-
-def _read(path: str, cwd: str) -> bytes:
-    """A file's or a pipe's content. Raises UsageError."""
-    shown = _shown(path, cwd)
-    try:
-        if os.path.isdir(path):
-            raise errors.UsageError(f"cannot read {shown}: it is a directory", code="E_FILE")
-        # Not blocking, so that a pipe without a writer is an error and not a wait without end.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                return _read_pipe(handle, shown)
-            return file.read(_MOST_BYTES)
-    except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem)
-        raise errors.UsageError(f"cannot read {shown}: {reason}", code="E_FILE") from problem
-
-
-def _read_pipe(handle: int, shown: str) -> bytes:
-    import select
-    import time
-
-    deadline = time.monotonic() + PIPE_WAIT_S
-    pieces: list[bytes] = []
-    size = 0
-    while size < _MOST_BYTES:
-        ready, _, _ = select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
-        piece = os.read(handle, 2**16) if ready else b""
-        if piece:
-            pieces.append(piece)
-            size += len(piece)
-        elif pieces and ready:
-            break
-        elif time.monotonic() >= deadline:
-            raise errors.UsageError(
-                f"cannot read {shown}: nothing was written to it for {PIPE_WAIT_S:g} s",
-                code="E_FILE",
-            )
-        else:
-            time.sleep(0.01)  # no writer yet: readable, and at its end
-    return b"".join(pieces)
-
-
-def _read_all(
-    found: _Found, options: Options, stdin: Callable[[], bytes] | None
-) -> list[tuple[str, str, bytes]]:
-    cwd = os.path.abspath(options.cwd)
-    contents: list[tuple[str, str, bytes]] = []
-    for path in found.files:
-        if path == STDIN:
-            if stdin is None:
-                raise errors.UsageError("cannot read the stack from standard input here")
-            content = stdin()
-        else:
-            content = _read(path, cwd)
-        contents.append((path, _shown(path, cwd), content))
-    return contents
-
-
-def _refuse_companion(path: str, cwd: str) -> None:
-    stem = os.path.splitext(path)[0]
-    for suffix in COMPANION_SUFFIXES:
-        if stem + suffix != path and os.path.exists(stem + suffix):
-            shown = _shown(stem + suffix, cwd)
-            one = errors.Diagnostic(
-                severity="error",
-                code=tree.UNSUPPORTED,
-                summary=f"the file {os.path.basename(shown)} beside {os.path.basename(path)} "
-                "is not supported yet",
-                position=errors.Position(shown, 1, 1),
-            )
-            raise errors.ComposeError(
-                f"cannot read the stack: {one.summary}", diagnostics=(one,), code=tree.UNSUPPORTED
-            )
-
-
-def _parse_all(contents: list[tuple[str, str, bytes]], report: tree.Report) -> list[tree.Node]:
-    """The documents of all files, in order; one that is no mapping is an error."""
-    from ic.compose import document
-
-    found: list[tree.Node] = []
-    for _, shown, content in contents:
-        try:
-            documents = document.parse(content, shown, report)
+            documents = document.parse(self.disk.read(path), shown, self.report)
         except errors.ComposeError as problem:
-            report.diagnostics.extend(problem.diagnostics)
-            continue
+            self.report.diagnostics.extend(problem.diagnostics)
+            return found
         for one in documents:
             if isinstance(one.data, dict):
                 found.append(one)
             else:
-                report.error(
+                self.report.error(
                     tree.TYPE,
                     f"the top level must be a mapping, not {tree.kind_of(one)}",
                     one.position,
                 )
-    if not found and not report.failed:
-        shown = contents[0][1] if contents else ""
-        report.error("E_YAML", "the compose file is empty", errors.Position(shown, 1, 1))
-    return found
+        if not documents:
+            self.report.error("E_YAML", "the compose file is empty", errors.Position(shown, 1, 1))
+        return found
+
+    def tree_of(self, paths_: tuple[str, ...], scope: Scope) -> tree.Node:
+        """Files laid on each other, complete but for what only a whole stack has. Raises UsageError."""
+        self.scopes.append(scope)
+        root: tree.Node | None = None
+        for path in paths_:
+            inner = msgspec.structs.replace(scope, chain=(*scope.chain, path))
+            for one in self.documents(path):
+                root = self._laid_on(root, one, path, inner)
+        if root is None:
+            return tree.Node({}, errors.Position(self.disk.shown(paths_[0]), 1, 1), {})
+        # Here: defaults, then checks of single values.
+        if self.options.resolve_paths or len(scope.chain) > 0:
+            root = paths.resolve(root, scope.root, self.home, self.report)
+        return environment.resolve(root, scope.env)
+
+    def _laid_on(
+        self, root: tree.Node | None, one: tree.Node, path: str, scope: Scope
+    ) -> tree.Node:
+        report = self.report
+        one = self._prepared(one, scope)
+        source = extends.Source(path, self.disk.shown(path), one.child("services"))
+        one = extends.apply(
+            one, source, lambda node: self._source(node, scope), self._extended, report
+        )
+        one = include.apply(one, lambda entry: self._included(entry, scope), report)
+        # Then: unicity, the schema, long forms, unicity again.
+        return merge.merge(root, one, self.table, report)
+
+    def _prepared(self, one: tree.Node, scope: Scope) -> tree.Node:
+        if not self.options.interpolate:
+            return one
+        from ic.compose import interpolate
+
+        # Then: texts become what their keys want.
+        return interpolate.interpolate(one, scope.env, self.report)
+
+    # --- extends ---
+
+    def _extended(self, base: tree.Node, service: tree.Node, where: str) -> tree.Node:
+        del where
+        wrapped = merge.merge(_as_service(base), _as_service(service), self.table, self.report)
+        services = wrapped.child("services")
+        found = services.child("x") if services is not None else None
+        assert found is not None
+        return found
+
+    def _source(self, node: tree.Node, scope: Scope) -> extends.Source | None:
+        """The file that an `extends` names, its services in their long form and with absolute paths."""
+        path = self._path(node, scope.directory, "extends")
+        if path is None:
+            return None
+        found = self.sources.get((path, id(scope.env)))
+        if found is not None:
+            return found
+        documents = self._read(node, path)
+        if not documents:
+            return None
+        root: tree.Node | None = None
+        for one in documents:
+            root = merge.merge(root, self._prepared(one, scope), self.table, self.report)
+            # Then: unicity, long forms, unicity again.
+        if root is not None:
+            below = os.path.relpath(os.path.dirname(path), scope.directory)
+            root = paths.resolve(root, below, self.home, self.report)
+        services = root.child("services") if root is not None else None
+        found = extends.Source(path, self.disk.shown(path), services)
+        self.sources[path, id(scope.env)] = found
+        return found
+
+    def _path(self, node: tree.Node, directory: str, key: str) -> str | None:
+        if not isinstance(node.data, str) or not node.data:
+            tree.wrong_type(node, f"{key}.file", self.report, "the name of a file")
+            return None
+        if files.is_remote(node.data):
+            self.report.error(
+                "E_FILE_REMOTE",
+                f"{key}: {node.data} is not on this machine; files from elsewhere are not fetched",
+                node.position,
+                "fetch it first and name the copy",
+            )
+            return None
+        return os.path.normpath(os.path.join(directory, node.data))
+
+    def _read(self, node: tree.Node, path: str) -> list[tree.Node] | None:
+        """The documents of a file that a node names; None, and an error there, where it cannot be read."""
+        try:
+            return self.documents(path)
+        except errors.UsageError as problem:
+            self.report.error(problem.code, problem.summary, node.position, problem.hint)
+            return None
+
+    # --- include ---
+
+    def _included(self, entry: include.Entry, scope: Scope) -> tree.Node | None:
+        paths_: list[str] = []
+        for node in entry.paths:
+            path = self._path(node, scope.directory, "include")
+            if path is None:
+                return None
+            if path in scope.chain:
+                self._cycle(scope.chain, path, node)
+                return None
+            if self._read(node, path) is None:
+                return None
+            paths_.append(path)
+        if len(scope.chain) >= INCLUDE_DEPTH:
+            self.report.error(
+                "E_LIMIT",
+                f"files include one another more than {INCLUDE_DEPTH} levels deep",
+                entry.paths[0].position,
+            )
+            return None
+        directory = os.path.dirname(paths_[0])
+        given = entry.directory
+        if given is not None:
+            assert isinstance(given.data, str)
+            directory = os.path.normpath(os.path.join(scope.directory, given.data))
+        root = directory
+        if given is None or not os.path.isabs(str(given.data)):
+            root = os.path.relpath(directory, scope.directory)
+        env = self._env_of(entry, scope, directory)
+        if env is None:
+            return None
+        key = (tuple(paths_), directory, root, id(env))
+        if key not in self.included:
+            inner = Scope(directory=directory, root=root, env=env, chain=scope.chain)
+            self.included[key] = graft.without_marks(self.tree_of(tuple(paths_), inner))
+        return self.included[key]
+
+    def _env_of(self, entry: include.Entry, scope: Scope, directory: str) -> dict[str, str] | None:
+        """The variables of an include: those of the including file, and below them its env files."""
+        named = [
+            os.path.normpath(os.path.join(scope.directory, str(node.data)))
+            for node in entry.env_files
+        ]
+        if not named:
+            default = files.default_env_file(directory)
+            named = [default] if default else []
+        if not named:
+            return scope.env
+        key = (id(scope.env), *named)
+        if key not in self.envs:
+            try:
+                below = files.env_files(named, scope.env, self.disk, self.report)
+            except errors.UsageError as problem:
+                node = (entry.env_files or entry.paths)[0]
+                self.report.error(problem.code, problem.summary, node.position, problem.hint)
+                return None
+            self.envs[key] = {**below, **scope.env}
+        return self.envs[key]
+
+    def _cycle(self, chain: tuple[str, ...], path: str, node: tree.Node) -> None:
+        ring = [self.disk.shown(one) for one in (*chain[chain.index(path) :], path)]
+        self.report.error(
+            include.CYCLE,
+            f"files include each other in a circle: {' -> '.join(ring)}",
+            node.position,
+        )
+
+
+def _as_service(node: tree.Node) -> tree.Node:
+    at = node.position
+    return tree.Node({"services": tree.Node({"x": node}, at, {"x": at})}, at, {"services": at})
 
 
 # --- name ---------------------------------------------------------------------------------------------
@@ -422,7 +366,9 @@ def _checked_name(text: str, source: str) -> str:
     )
 
 
-def _name(options: Options, found: _Found, documents: list[tree.Node], report: tree.Report) -> str:
+def _name(
+    options: Options, found: files.Found, documents: list[tree.Node], report: tree.Report
+) -> str:
     """The stack's name: -p, COMPOSE_PROJECT_NAME, the last `name:`, the directory."""
     from ic.compose import interpolate
 
@@ -451,21 +397,6 @@ def _name(options: Options, found: _Found, documents: list[tree.Node], report: t
             code="E_NAME",
         )
     return name
-
-
-def _merged(
-    documents: list[tree.Node], variables: Mapping[str, str], report: tree.Report
-) -> tree.Node:
-    from ic.compose import interpolate
-
-    table = merge.Table(model.merge_rules())
-    base: tree.Node | None = None
-    for one in documents:
-        base = merge.merge(base, interpolate.interpolate(one, variables, report), table, report)
-    assert base is not None
-    if not base.data:
-        report.error("E_YAML", "the compose file is empty", base.position)
-    return base
 
 
 # --- the model ----------------------------------------------------------------------------------------
@@ -497,15 +428,19 @@ class _Reading:
     """One merged document being read into a Stack."""
 
     def __init__(
-        self, options: Options, found: _Found, variables: Mapping[str, str], report: tree.Report
+        self,
+        options: Options,
+        found: files.Found,
+        variables: Mapping[str, str],
+        report: tree.Report,
+        disk: files.Disk,
     ) -> None:
         self.options = options
         self.found = found
         self.variables = variables
         self.report = report
-        self.cwd = os.path.abspath(options.cwd)
+        self.disk = disk
         self.home = variables.get("HOME", "")
-        self.read: list[tuple[str, bytes]] = []
         self.positions: dict[model.Where, errors.Position] = {}
 
     def stack(self, name: str, root: tree.Node) -> model.Stack:
@@ -800,7 +735,7 @@ class _Reading:
                     self.report.error(
                         "E_FILE",
                         f"services.{service.name}.env_file: "
-                        f"{_shown(one.path, self.cwd)} does not exist",
+                        f"{self.disk.shown(one.path)} does not exist",
                         one.position,
                         "add required: false where it may be missing",
                     )
@@ -814,28 +749,17 @@ class _Reading:
     ) -> dict[str, str]:
         from ic.compose import envfile
 
-        shown = _shown(one.path, self.cwd)
+        shown = self.disk.shown(one.path)
         try:
-            content = _read(one.path, self.cwd)
-            self.read.append((one.path, content))
+            content = self.disk.read(one.path)
             if one.raw:
                 return envfile.parse_raw(content, outer)
-            return envfile.parse(
-                content, outer, above, lambda name, line: self._unset(name, shown, line)
-            )
+            return envfile.parse(content, outer, above, environment.unset_in(shown, self.report))
         except envfile.Fault as fault:
             self.report.error(fault.code, fault.reason, errors.Position(shown, fault.line, 1))
         except errors.UsageError as problem:
             self.report.error("E_FILE", problem.summary, one.position)
         return {}
-
-    def _unset(self, name: str, shown: str, line: int) -> None:
-        self.report.warn(
-            "W_UNSET",
-            f"the variable {name} is not set; an empty text is used",
-            errors.Position(shown, line, 1),
-            once=f"unset {name}",
-        )
 
 
 _DRIVERS = ("host", "none", "overlay", "macvlan", "ipvlan", "default")

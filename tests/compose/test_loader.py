@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from ic import errors
-from ic.compose import loader
+from ic.compose import files, loader
 from ic.fields import image, lifecycle, networking
 from tests.compose import stacks
 
@@ -23,13 +23,13 @@ def load(root: pathlib.Path, env: dict[str, str] | None = None, **options: objec
 # --- files --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", loader.DEFAULT_NAMES)
+@pytest.mark.parametrize("name", files.DEFAULT_NAMES)
 def test_default_names(tmp_path: pathlib.Path, name: str) -> None:
     stacks.write(tmp_path, {name: ONE})
     assert list(load(tmp_path).services) == ["web"]
 
 
-@pytest.mark.parametrize("name", loader.OVERRIDE_NAMES)
+@pytest.mark.parametrize("name", files.OVERRIDE_NAMES)
 def test_the_override_beside_a_default_file_is_merged(tmp_path: pathlib.Path, name: str) -> None:
     stacks.write(tmp_path, {"compose.yaml": ONE, name: "services: {web: {user: x}}"})
     assert load(tmp_path).services["web"].process.user == "x"
@@ -110,14 +110,14 @@ def test_a_loop_of_links_is_an_error(tmp_path: pathlib.Path) -> None:
 def test_a_pipe_is_read_once_and_one_that_nobody_writes_to_is_an_error(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "PIPE_WAIT_S", 0.3)
+    monkeypatch.setattr(files, "PIPE_WAIT_S", 0.3)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(errors.UsageError, match="nothing was written"):
         load(tmp_path, files=("pipe",))
     feeder = threading.Thread(target=lambda: pipe.write_text(ONE))
     feeder.start()
-    monkeypatch.setattr(loader, "PIPE_WAIT_S", 10.0)
+    monkeypatch.setattr(files, "PIPE_WAIT_S", 10.0)
     assert list(load(tmp_path, files=("pipe",)).services) == ["web"]
     feeder.join()
 
@@ -137,13 +137,11 @@ def test_every_file_read_is_named_with_its_digest(tmp_path: pathlib.Path) -> Non
     assert dict(load(tmp_path).files) == expected
 
 
-def test_a_companion_for_incus_is_not_supported_yet(tmp_path: pathlib.Path) -> None:
-    stacks.write(tmp_path, {"compose.yaml": ONE, "compose.incus.yaml": "services: {}"})
-    with pytest.raises(errors.ComposeError) as caught:
-        load(tmp_path)
-    assert stacks.faults(caught.value) == [
-        "E_UNSUPPORTED 1:1 the file compose.incus.yaml beside compose.yaml is not supported yet"
-    ]
+def test_a_companion_is_laid_on_its_file(tmp_path: pathlib.Path) -> None:
+    beside = "services: {web: {image: beside}}"
+    stacks.write(tmp_path, {"compose.yaml": ONE, "compose.incus.yaml": beside})
+    assert load(tmp_path).services["web"].image.image == "beside"
+    assert load(tmp_path, companions=False).services["web"].image.image == "none"
 
 
 # --- variables ----------------------------------------------------------------------------------------
@@ -461,7 +459,7 @@ def test_no_message_holds_the_value_of_a_variable(tmp_path: pathlib.Path) -> Non
 
 FAULTS = {
     "services: {web: {image: a}}\nservcies: {}\n": "E_UNKNOWN_KEY 2:1 the top level has the unknown key 'servcies'",
-    "services: {web: {image: a}}\ninclude: [x.yaml]\n": "E_UNSUPPORTED 2:1 include is not supported yet",
+    "services: {web: {image: a}}\ninclude: [x.yaml]\n": "E_FILE 2:11 cannot read x.yaml: No such file or directory",
     "services: {web: {image: a, x-incus: {}}}\n": "E_UNSUPPORTED 1:28 services.web.x-incus is not supported yet",
     "x-ic: {}\nservices: {web: {image: a}}\n": "E_UNSUPPORTED 1:1 x-ic is not supported yet",
     "services: {web: {image: a}}\nnetworks: {n: {x-incus-compose: {}}}\n":
