@@ -131,6 +131,10 @@ class _Board:
 
 
 def _doing(change: changes.Change, step: kind.Step) -> str:
+    if step.id.endswith("#healthy"):
+        return f"waiting for {names.name_of(step.address)} to be healthy"
+    if step.event == "cert.enrol":
+        return "giving it an identity"
     if step.lane == "volume":
         return "filling" if change.action == "create" else _DOING[change.action]
     if step.lane in ("create", "network"):

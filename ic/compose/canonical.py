@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ic.compose import model
-    from ic.fields import networking, storage
+    from ic.fields import lifecycle, networking, storage
 
 Value = object
 _T = TypeVar("_T")
@@ -58,7 +58,7 @@ def document(stack: model.Stack, *, json: bool = False) -> Document:
 
 
 def _service(service: model.Service, *, json: bool) -> Document:
-    process, networking, lifecycle = service.process, service.networking, service.lifecycle
+    process, networking, life = service.process, service.networking, service.lifecycle
     placement = service.placement
     deploy: Document | None = {} if placement.deploy else None
     if deploy is not None:
@@ -68,23 +68,24 @@ def _service(service: model.Service, *, json: bool) -> Document:
             deploy |= {"resources": {}, "placement": {}}
     environment: Document = {**process.environment}
     environment.update((name, None) for name in process.unresolved)
-    grace = lifecycle.stop_grace_period
+    grace = life.stop_grace_period
     mounts = [_mount(mount) for mount in service.storage.volumes if not mount.short]
     made: Document = {
-        "profiles": list(lifecycle.profiles),
+        "profiles": list(life.profiles),
         "command": None if process.command is None else list(process.command),
         "container_name": placement.container_name,
         "depends_on": {
             name: {"condition": one.condition}
             | ({"restart": True} if one.restart else {})
             | {"required": one.required}
-            for name, one in _in_order(lifecycle.depends_on, json=json)
+            for name, one in _in_order(life.depends_on, json=json)
         },
         "deploy": deploy,
         "entrypoint": None if process.entrypoint is None else list(process.entrypoint),
         "environment": _sorted(environment, json=json),
         "expose": list(networking.expose),
         "hostname": networking.hostname,
+        "healthcheck": _healthcheck(life.healthcheck, json=json),
         "image": service.image.image,
         "labels": _sorted(placement.labels, json=json),
         "networks": {
@@ -92,10 +93,10 @@ def _service(service: model.Service, *, json: bool) -> Document:
         },
         "ports": [_port(port) for port in networking.ports],
         "pull_policy": service.image.pull_policy,
-        "restart": lifecycle.restart,
+        "restart": life.restart,
         "scale": placement.scale,
         "stop_grace_period": None if grace is None else units.duration_text(grace),
-        "stop_signal": lifecycle.stop_signal,
+        "stop_signal": life.stop_signal,
         "tmpfs": [mount.short for mount in service.storage.volumes if mount.short],
         "user": process.user,
         "volumes": mounts,
@@ -107,9 +108,21 @@ def _service(service: model.Service, *, json: bool) -> Document:
 
 
 def _stands(key: str, value: Value) -> bool:
-    if key in ("command", "entrypoint", "scale", "deploy"):
+    if key in ("command", "entrypoint", "healthcheck", "scale", "deploy"):
         return value is not None
     return value not in (None, "", [], {})
+
+
+def _healthcheck(check: lifecycle.Healthcheck | None, *, json: bool) -> Document | None:
+    if check is None:
+        return None
+    made: Document = {"test": list(check.test or ()) or None}
+    for key in ("timeout", "interval", "retries", "start_period", "start_interval"):
+        value = cast("int | None", getattr(check, key))
+        made[key] = value if value is None or key == "retries" else units.duration_text(value)
+    made["disable"] = check.disable or None
+    kept = {key: value for key, value in made.items() if value is not None}
+    return kept if json else kept | _sorted(check.extensions)
 
 
 def _attachment(one: networking.Attachment) -> Document | None:

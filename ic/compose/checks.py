@@ -331,12 +331,14 @@ class _Service:
         """A target is mounted once; a check begins with its kind; what is watched has a target."""
         node, where, report = self.node, self.where, self.report
         test = _items(node, "healthcheck", "test")
-        if test and test[0].data not in ("CMD", "CMD-SHELL", "NONE"):
+        if test and test[0].data not in _TESTS:
             report.error(
                 tree.VALUE,
                 f"{where}.healthcheck.test must begin with CMD, CMD-SHELL or NONE, "
                 f"not {test[0].data!r}",
                 test[0].position,
+                tree.nearest_hint(str(test[0].data).upper(), _TESTS)
+                or "a command without a shell is: [CMD, program, argument]",
             )
         for index, one in enumerate(_items(node, "develop", "watch")):
             action = _text(one, "action")
@@ -369,6 +371,9 @@ class _Service:
                 f"{self.where}.{label}: {target} is mounted already by {first} at {at}",
                 one.position,
             )
+
+
+_TESTS = ("CMD", "CMD-SHELL", "NONE")
 
 
 def _cpus(node: tree.Node | None) -> float | None:

@@ -17,17 +17,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ic import errors, units
-from ic.compose import checks, environment, extends, files, graft, include, merge, model, paths
-from ic.fields import (
-    image,
-    lifecycle,
-    networking,
-    placement,
-    process,
-    storage,
-    tree,
+from ic import errors
+from ic.compose import (
+    checks,
+    environment,
+    extends,
+    files,
+    graft,
+    include,
+    merge,
+    model,
+    normal,
+    paths,
+    stages,
 )
+from ic.fields import tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,7 +47,7 @@ def load(
 
     Raises UsageError when there is no file to read, ComposeError with all mistakes of the files.
     """
-    report = tree.Report()
+    report = tree.Report(lenient=not options.interpolate)
     disk = files.Disk(options.cwd, stdin)
     found = files.find(options, env, disk, report)
     if not found.files:
@@ -62,14 +66,57 @@ def load(
     root = loading.tree_of(found.files, scope)
     if not root.data:
         report.error("E_YAML", "the compose file is empty", root.position)
-    reading = _Reading(options, found, variables, report, disk)
-    stack = reading.stack(name, root)
-    _stop_if_failed(report)
+    if options.normalize:
+        root = normal.normalize(root, name, variables)
+    stack = _stack_of(root, options, found, name, variables, disk, report)
     return msgspec.structs.replace(
         stack,
         files=tuple((path, _digest(content)) for path, content in disk.contents.items()),
+        environment=variables,
         diagnostics=tuple(report.diagnostics),
     )
+
+
+def _stack_of(
+    root: tree.Node,
+    options: Options,
+    found: files.Found,
+    name: str,
+    variables: dict[str, str],
+    disk: files.Disk,
+    report: tree.Report,
+) -> model.Stack:
+    """The stack of a tree in normal form, checked across; raises ComposeError with every mistake."""
+    if not options.interpolate:
+        _stop_if_failed(report)
+        return model.Stack(name=name, working_dir=found.directory, services={}, tree=root)
+    active = environment.active(root, _profiles(options, variables), options.services)
+    stages.values(root, report)
+    if options.consistency:
+        checks.consistent(root, active, report)
+    root = environment.with_files(
+        root,
+        active,
+        variables,
+        lambda path: (disk.shown(path), disk.read(path)),
+        report,
+        env_files=options.resolve_env,
+    )
+    _stop_if_failed(report)
+    running = tree.Report()
+    stack = model.read(root, active, name, found.directory, running)
+    if options.for_running:
+        checks.check_for_running(stack, running)
+    pending = tuple(one for one in running.diagnostics if one.severity == "error")
+    report.diagnostics += running.diagnostics if options.for_running else []
+    _stop_if_failed(report)
+    return checks.without_unused(msgspec.structs.replace(stack, pending=pending))
+
+
+def _profiles(options: Options, variables: Mapping[str, str]) -> tuple[str, ...]:
+    if options.profiles:
+        return options.profiles
+    return tuple(one.strip() for one in variables.get("COMPOSE_PROFILES", "").split(","))
 
 
 def stack_name(options: Options, env: Mapping[str, str]) -> str:
@@ -145,7 +192,6 @@ class _Loading:
         self.disk = disk
         self.report = report
         self.home = found.env.get("HOME", "")
-        self.table = merge.Table(model.merge_rules())
         self.parsed: dict[str, list[tree.Node]] = {}
         self.sources: dict[tuple[str, int], extends.Source] = {}
         self.included: dict[tuple[object, ...], tree.Node | None] = {}
@@ -189,7 +235,8 @@ class _Loading:
                 root = self._laid_on(root, one, path, inner)
         if root is None:
             return tree.Node({}, errors.Position(self.disk.shown(paths_[0]), 1, 1), {})
-        # Here: defaults, then checks of single values.
+        root = stages.fill(root, self.report)
+        checks.validate(root, self.report)
         if self.options.resolve_paths or len(scope.chain) > 0:
             root = paths.resolve(root, scope.root, self.home, self.report)
         return environment.resolve(root, scope.env)
@@ -204,26 +251,21 @@ class _Loading:
             one, source, lambda node: self._source(node, scope), self._extended, report
         )
         one = include.apply(one, lambda entry: self._included(entry, scope), report)
-        # Then: unicity, the schema, long forms, unicity again.
-        return merge.merge(root, one, self.table, report)
+        root = merge.unique(merge.merge(root, one, report))
+        stages.check(root, report)
+        return merge.unique(stages.long(graft.without(root, "version"), report))
 
     def _prepared(self, one: tree.Node, scope: Scope) -> tree.Node:
         if not self.options.interpolate:
             return one
         from ic.compose import interpolate
 
-        # Then: texts become what their keys want.
-        return interpolate.interpolate(one, scope.env, self.report)
+        return stages.cast(interpolate.interpolate(one, scope.env, self.report), self.report)
 
     # --- extends ---
 
     def _extended(self, base: tree.Node, service: tree.Node, where: str) -> tree.Node:
-        del where
-        wrapped = merge.merge(_as_service(base), _as_service(service), self.table, self.report)
-        services = wrapped.child("services")
-        found = services.child("x") if services is not None else None
-        assert found is not None
-        return found
+        return merge.extend(base, service, where, self.report)
 
     def _source(self, node: tree.Node, scope: Scope) -> extends.Source | None:
         """The file that an `extends` names, its services in their long form and with absolute paths."""
@@ -238,8 +280,8 @@ class _Loading:
             return None
         root: tree.Node | None = None
         for one in documents:
-            root = merge.merge(root, self._prepared(one, scope), self.table, self.report)
-            # Then: unicity, long forms, unicity again.
+            root = merge.unique(merge.merge(root, self._prepared(one, scope), self.report))
+            root = merge.unique(stages.long(root, self.report))
         if root is not None:
             below = os.path.relpath(os.path.dirname(path), scope.directory)
             root = paths.resolve(root, below, self.home, self.report)
@@ -339,11 +381,6 @@ class _Loading:
         )
 
 
-def _as_service(node: tree.Node) -> tree.Node:
-    at = node.position
-    return tree.Node({"services": tree.Node({"x": node}, at, {"x": at})}, at, {"services": at})
-
-
 # --- name ---------------------------------------------------------------------------------------------
 
 _NOT_IN_NAME = re.compile(r"[^a-z0-9_-]")
@@ -397,369 +434,3 @@ def _name(
             code="E_NAME",
         )
     return name
-
-
-# --- the model ----------------------------------------------------------------------------------------
-
-_SERVICE_NAME = re.compile(r"[a-zA-Z0-9._-]{1,128}")
-
-
-_IMAGE_FROM = frozenset({"build", "extends", "provider"})
-
-
-def _unread(services: tree.Node | None, report: tree.Report) -> frozenset[str]:
-    """Services whose image is told to be wrong already, or comes from a key that is not read."""
-    unread: set[str] = set()
-    data = services.data if services is not None else None
-    for name, one in data.items() if isinstance(data, dict) else ():
-        given = one.child("image")
-        keys = one.data if isinstance(one.data, dict) else {}
-        elsewhere = any(
-            key in _IMAGE_FROM or (key not in model.SERVICE_KNOWN and not key.startswith("x-"))
-            for key in keys
-        )
-        told = given is not None and (given.data != "" or given.position in report.faulty)
-        if elsewhere or told:
-            unread.add(name)
-    return frozenset(unread)
-
-
-class _Reading:
-    """One merged document being read into a Stack."""
-
-    def __init__(
-        self,
-        options: Options,
-        found: files.Found,
-        variables: Mapping[str, str],
-        report: tree.Report,
-        disk: files.Disk,
-    ) -> None:
-        self.options = options
-        self.found = found
-        self.variables = variables
-        self.report = report
-        self.disk = disk
-        self.home = variables.get("HOME", "")
-        self.positions: dict[model.Where, errors.Position] = {}
-
-    def stack(self, name: str, root: tree.Node) -> model.Stack:
-        report = self.report
-        tree.check_keys(root, "", report, model.TOP_KEYS, model.TOP_PENDING)
-        self._version(root)
-        tree.text(root.child("name"), "name", report)
-        everything = self._services(root.child("services"))
-        networks = self._networks(root.child("networks"))
-        volumes = self._volumes(root.child("volumes"))
-        if any("default" in one.networking.networks for one in everything.values()):
-            networks.setdefault("default", model.Network(key="default"))
-        self._places(root)
-        active, inactive = self._selected(everything)
-        active = {name: self._with_env_files(one) for name, one in active.items()}
-        stack = model.Stack(
-            name=name,
-            working_dir=self.found.directory,
-            services=active,
-            inactive=inactive,
-            networks=networks,
-            volumes=volumes,
-            positions=self.positions,
-            extensions=tree.extensions(root),
-        )
-        if root.child("include") is None:
-            checks.check(stack, report, unread=_unread(root.child("services"), report))
-        if self.options.for_running:
-            checks.check_for_running(stack, report)
-        return checks.without_unused(stack)
-
-    def _version(self, root: tree.Node) -> None:
-        node = root.child("version")
-        if node is not None:
-            tree.text(node, "version", self.report)
-            self.report.warn(
-                "W_VERSION",
-                "version has no meaning any more and is ignored",
-                root.key_position("version"),
-                once="version",
-            )
-
-    def _services(self, node: tree.Node | None) -> dict[str, model.Service]:
-        found: dict[str, model.Service] = {}
-        for name, one in tree.entries(node, "services", self.report).items():
-            assert node is not None
-            if not _SERVICE_NAME.fullmatch(name):
-                self.report.error(
-                    "E_NAME",
-                    f"services has the name {name!r}: letters, digits, '.', '_' and '-' are allowed",
-                    node.key_position(name),
-                )
-            elif not isinstance(one.data, dict):
-                tree.wrong_type(one, f"services.{name}", self.report, "a mapping")
-            else:
-                found[name] = self._service(name, one)
-        return found
-
-    def _service(self, name: str, node: tree.Node) -> model.Service:
-        where, report = f"services.{name}", self.report
-        root = self.found.directory
-        tree.check_keys(node, where, report, model.SERVICE_KEYS, model.SERVICE_PENDING)
-        return model.Service(
-            name=name,
-            image=image.normalize(node, where, report),
-            process=process.normalize(
-                node, where, report, env=self.variables, root=root, home=self.home
-            ),
-            networking=networking.normalize(node, where, report),
-            storage=storage.normalize(node, where, report, root=root, home=self.home),
-            lifecycle=lifecycle.normalize(node, where, report),
-            placement=placement.normalize(node, where, report),
-            extensions=tree.extensions(node),
-        )
-
-    def _networks(self, node: tree.Node | None) -> dict[str, model.Network]:
-        found: dict[str, model.Network] = {}
-        report = self.report
-        for key, one in tree.entries(node, "networks", report).items():
-            where = f"networks.{key}"
-            assert node is not None
-            self._check_key_name("networks", key, node)
-            tree.entries(one, where, report, null=True)
-            tree.check_keys(one, where, report, model.NETWORK_KEYS, model.NETWORK_PENDING)
-            external, name = self._external(one, where, model.NETWORK_KEYS)
-            ipam_driver, subnet, gateway = self._ipam(one.child("ipam"), f"{where}.ipam")
-            found[key] = model.Network(
-                key=key,
-                name=name,
-                external=external,
-                driver=tree.word(
-                    one.child("driver"), f"{where}.driver", report, ("bridge", ""), _DRIVERS
-                )
-                or "",
-                ipam_driver=ipam_driver,
-                internal=tree.boolean(one.child("internal"), f"{where}.internal", report),
-                subnet=subnet,
-                gateway=gateway,
-                labels=tree.labels(one.child("labels"), f"{where}.labels", report),
-                extensions=tree.extensions(one),
-            )
-        return found
-
-    def _check_key_name(self, top: str, key: str, node: tree.Node) -> None:
-        if not _SERVICE_NAME.fullmatch(key):
-            self.report.error(
-                "E_NAME",
-                f"{top} has the name {key!r}: letters, digits, '.', '_' and '-' are allowed",
-                node.key_position(key),
-            )
-
-    def _ipam(self, node: tree.Node | None, where: str) -> tuple[str, str | None, str | None]:
-        report = self.report
-        tree.entries(node, where, report)
-        tree.check_keys(node, where, report, ("driver", "config"), ("options",))
-        if node is None:
-            return "", None, None
-        driver = tree.word(node.child("driver"), f"{where}.driver", report, ("default", "")) or ""
-        pools: dict[str, tree.Node] = {}
-        for index, one in enumerate(tree.items(node.child("config"), f"{where}.config", report)):
-            label = f"{where}.config[{index}]"
-            tree.entries(one, label, report)
-            tree.check_keys(
-                one, label, report, ("subnet", "gateway"), ("ip_range", "aux_addresses")
-            )
-            pools[tree.text(one.child("subnet"), f"{label}.subnet", report) or ""] = one
-        if len(pools) > 1:
-            second = list(pools.values())[1]
-            tree.unsupported(f"{where}.config: a second subnet", second.position, report)
-        for subnet, one in pools.items():
-            gateway = tree.text(one.child("gateway"), f"{where}.config.gateway", report)
-            self._check_pool(subnet, gateway, one, where)
-            return driver, subnet or None, gateway or None
-        return driver, None, None
-
-    def _check_pool(self, subnet: str, gateway: str | None, one: tree.Node, where: str) -> None:
-        report = self.report
-        subnet_node = one.child("subnet") or one
-        if not subnet:
-            if gateway:
-                report.error(tree.VALUE, f"{where}: a gateway needs its subnet", one.position)
-            return
-        if ":" in subnet:
-            tree.unsupported(f"{where}: the IPv6 subnet {subnet}", subnet_node.position, report)
-            return
-        try:
-            first, prefix = units.ipv4_network(subnet)
-        except ValueError as problem:
-            report.error(tree.VALUE, f"{where}: {problem}", subnet_node.position)
-            return
-        if prefix > 30:
-            report.error(
-                tree.VALUE, f"{where}: {subnet} has no room for a service", subnet_node.position
-            )
-        gateway_node = one.child("gateway")
-        if not gateway or gateway_node is None:
-            return
-        number = units.ipv4(gateway)
-        if number is None or number >> (32 - prefix) != first >> (32 - prefix):
-            report.error(
-                tree.VALUE,
-                f"{where}: the gateway {gateway!r} is not an address of {subnet}",
-                gateway_node.position,
-            )
-
-    def _volumes(self, node: tree.Node | None) -> dict[str, model.Volume]:
-        found: dict[str, model.Volume] = {}
-        report = self.report
-        for key, one in tree.entries(node, "volumes", report).items():
-            where = f"volumes.{key}"
-            assert node is not None
-            self._check_key_name("volumes", key, node)
-            tree.entries(one, where, report, null=True)
-            tree.check_keys(one, where, report, model.VOLUME_KEYS, model.VOLUME_PENDING)
-            external, name = self._external(one, where, model.VOLUME_KEYS)
-            driver_node = one.child("driver")
-            driver = tree.text(driver_node, f"{where}.driver", report) or ""
-            if driver_node is not None and driver not in ("", "local"):
-                tree.unsupported(f"{where}.driver: {driver!r}", driver_node.position, report)
-            found[key] = model.Volume(
-                key=key,
-                name=name,
-                external=external,
-                driver=driver,
-                labels=tree.labels(one.child("labels"), f"{where}.labels", report),
-                extensions=tree.extensions(one),
-            )
-        return found
-
-    def _external(
-        self, one: tree.Node, where: str, known: frozenset[str]
-    ) -> tuple[bool, str | None]:
-        """Whether a network or volume is external, and its name; the old form `external: {name: X}` too."""
-        report = self.report
-        node = one.child("external")
-        name = tree.text(one.child("name"), f"{where}.name", report) or None
-        if node is None:
-            return False, name
-        if isinstance(node.data, dict):
-            tree.check_keys(node, f"{where}.external", report, ("name",))
-            old = tree.text(node.child("name"), f"{where}.external.name", report) or None
-            if old and name and old != name:
-                report.error(
-                    tree.CONFLICT,
-                    f"{where}: name and external.name differ",
-                    node.position,
-                    "use name",
-                )
-            if old:
-                report.warn(
-                    "W_DEPRECATED", f"{where}.external.name is deprecated; use name", node.position
-                )
-            external, name = True, name or old
-        else:
-            external = tree.boolean(node, f"{where}.external", report)
-        if external and isinstance(one.data, dict):
-            others = sorted(key for key in one.data if key in known - {"external", "name"})
-            if others:
-                said = f"{where} is external, so {', '.join(others)}"
-                position = one.key_position(others[0])
-                if known is model.VOLUME_KEYS:
-                    report.error(tree.CONFLICT, f"{said} cannot be given", position)
-                else:  # docker compose lets it pass
-                    report.warn("W_EXTERNAL", f"{said} has no effect", position)
-        return external, name
-
-    def _places(self, root: tree.Node) -> None:
-        """Positions of everything; ports and mounts by their index after ranges are spread out."""
-        for key in ("services", "networks", "volumes"):
-            node = root.child(key)
-            if node is not None:
-                self.positions[key,] = root.key_position(key)
-                self._place(node, (key,))
-        services = root.child("services")
-        if services is None or not isinstance(services.data, dict):
-            return
-        silent = tree.Report()
-        for name, one in services.data.items():
-            where = ("services", name)
-            for index, (_, node) in enumerate(
-                networking.read_ports(one.child("ports"), "", silent)
-            ):
-                self.positions[(*where, "ports", index)] = node.position
-            for index, (_, node) in enumerate(storage.read_mounts(one, "", silent)):
-                self.positions[(*where, "volumes", index)] = node.position
-
-    def _place(self, node: tree.Node, path: model.Where) -> None:
-        data = node.data
-        if isinstance(data, dict):
-            for key, value in data.items():
-                below = (*path, key)
-                self.positions[below] = node.key_position(key)
-                self._place(value, below)
-        elif isinstance(data, list):
-            for index, value in enumerate(data):
-                self.positions[(*path, index)] = value.position
-                if isinstance(value.data, str):
-                    name, equals, _ = value.data.partition("=")
-                    if equals or path[-1] in ("networks", "depends_on"):
-                        self.positions[(*path, name)] = value.position
-                else:
-                    self._place(value, (*path, index))
-
-    # --- profiles and env files ---
-
-    def _selected(
-        self, everything: dict[str, model.Service]
-    ) -> tuple[dict[str, model.Service], dict[str, model.Service]]:
-        given = self.options.profiles or tuple(
-            one.strip() for one in self.variables.get("COMPOSE_PROFILES", "").split(",")
-        )
-        wanted = set(given)
-        for name in self.options.services:
-            if name in everything:
-                wanted.update(everything[name].lifecycle.profiles)
-        active: dict[str, model.Service] = {}
-        inactive: dict[str, model.Service] = {}
-        for name, one in everything.items():
-            profiles = one.lifecycle.profiles
-            on = not profiles or "*" in wanted or not wanted.isdisjoint(profiles)
-            (active if on else inactive)[name] = one
-        return active, inactive
-
-    def _with_env_files(self, service: model.Service) -> model.Service:
-        if not service.process.env_files:
-            return service
-        outer = {**service.process.environment, **self.variables}
-        found: dict[str, str] = {}
-        for one in service.process.env_files:
-            if not os.path.exists(one.path):
-                if one.required:
-                    self.report.error(
-                        "E_FILE",
-                        f"services.{service.name}.env_file: "
-                        f"{self.disk.shown(one.path)} does not exist",
-                        one.position,
-                        "add required: false where it may be missing",
-                    )
-                continue
-            found |= self._env_file(one, outer, found)
-        section = process.with_env_files(service.process, found)
-        return msgspec.structs.replace(service, process=section)
-
-    def _env_file(
-        self, one: process.EnvFile, outer: Mapping[str, str], above: Mapping[str, str]
-    ) -> dict[str, str]:
-        from ic.compose import envfile
-
-        shown = self.disk.shown(one.path)
-        try:
-            content = self.disk.read(one.path)
-            if one.raw:
-                return envfile.parse_raw(content, outer)
-            return envfile.parse(content, outer, above, environment.unset_in(shown, self.report))
-        except envfile.Fault as fault:
-            self.report.error(fault.code, fault.reason, errors.Position(shown, fault.line, 1))
-        except errors.UsageError as problem:
-            self.report.error("E_FILE", problem.summary, one.position)
-        return {}
-
-
-_DRIVERS = ("host", "none", "overlay", "macvlan", "ipvlan", "default")

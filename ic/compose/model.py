@@ -21,6 +21,7 @@ from ic.fields import (
     process,
     schema,
     storage,
+    switches,
     tree,
 )
 
@@ -46,7 +47,8 @@ _POOL = schema.mapping(
     }
 )
 SERVICE = schema.mapping(
-    {name: key for section in SECTIONS for name, key in section.SCHEMA.items()},
+    {name: key for section in SECTIONS for name, key in section.SCHEMA.items()}
+    | {switches.KEY: switches.SERVICE},
     newer=("pre_start",),
 )
 NETWORK = schema.Key(
@@ -131,11 +133,12 @@ STACK = schema.mapping(
         "name": schema.text(),
         "include": schema.listing(INCLUDE),
         "services": schema.named(SERVICE, schema.NAME),
-        "models": schema.named(MODEL, schema.NAME, loose=True),
+        "models": schema.named(MODEL, schema.NAME, loose=True, pending=True),
         "networks": schema.named(NETWORK, schema.NAME, loose=True),
         "volumes": schema.named(VOLUME, schema.NAME),
-        "secrets": schema.named(SECRET, schema.NAME),
-        "configs": schema.named(CONFIG, schema.NAME),
+        "secrets": schema.named(SECRET, schema.NAME, pending=True),
+        "configs": schema.named(CONFIG, schema.NAME, pending=True),
+        switches.KEY: switches.STACK,
     }
 )
 
@@ -153,6 +156,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     storage: storage.Storage
     lifecycle: lifecycle.Lifecycle
     placement: placement.Placement
+    switches: switches.Switches = switches.Switches()
     extensions: dict[str, object] = {}
 
 
@@ -198,6 +202,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
     networks: dict[str, Network] = {}
     volumes: dict[str, Volume] = {}
     inactive: dict[str, Service] = {}
+    switches: switches.StackSwitches = switches.StackSwitches()
     files: tuple[tuple[str, str], ...] = ()
     tree: tree.Node | None = None
     environment: dict[str, str] = {}
@@ -254,6 +259,9 @@ def read(
         for one, node in _named(root, top):
             if one in names:
                 _tell_pending(node, key, f"{top}.{one}", report)
+    for top in ("configs", "models", "secrets"):
+        if root.child(top) is not None:
+            tree.unsupported(top, root.key_position(top), report)
     _tell_own(root, "", report)
     return Stack(
         name=name,
@@ -262,6 +270,7 @@ def read(
         inactive=inactive,
         networks=networks,
         volumes=volumes,
+        switches=switches.normalize_stack(root, report),
         tree=root,
         extensions=tree.extensions(root),
     )
@@ -282,11 +291,12 @@ def _service(name: str, node: tree.Node, report: tree.Report) -> Service:
         storage=storage.normalize(node, where, report),
         lifecycle=lifecycle.normalize(node, where, report),
         placement=placement.normalize(node, where, report),
+        switches=switches.normalize(node, where, report),
         extensions=tree.extensions(node),
     )
 
 
-OWN_EXTENSIONS = ("x-incus", "x-ic", "x-incus-compose")
+OWN_EXTENSIONS = ("x-incus", "x-incus-compose")
 
 
 def _tell_pending(node: tree.Node, key: schema.Key, where: str, report: tree.Report) -> None:

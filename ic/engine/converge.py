@@ -327,6 +327,7 @@ def _executed(
         guard=run.guard,
         confirm_delete=run.confirm_delete,
         env=env,
+        interrupted=terms.interrupts.requested.is_set,
     )
 
     def perform(

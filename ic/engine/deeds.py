@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from ic import errors, names
+from ic.engine import health, sidecar
 from ic.incus import client, lxclog
 from ic.resources import kind
 
@@ -36,7 +37,8 @@ Body = dict[str, Any]
 class Tools(msgspec.Struct, frozen=True, kw_only=True):
     """What a deed needs beside itself. `guard` and `confirm_delete` raise Fenced when the lease is lost.
 
-    `credentials(reference)` gives user and password for the registry of a pull reference, or None.
+    `interrupted` says whether a person wants to stop: a deed that waits gives up. `token_file` is
+    `--healthd-token`.
     """
 
     client: client.Client
@@ -46,6 +48,8 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     env: Mapping[str, str]
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    interrupted: Callable[[], bool] = lambda: False
+    token_file: str = ""
 
 
 def perform(
@@ -59,25 +63,11 @@ def perform(
     try:
         if isinstance(deed, kind.Call):
             return _call(tools, deed, stamp, results)
-        if isinstance(deed, kind.Merge):
-            _merge(tools, deed.path, deed.query, deed.set, deed.unset)
-        elif isinstance(deed, kind.Stop):
-            _stop(tools, deed)
-        elif isinstance(deed, kind.Start):
-            _start(tools, deed)
-        elif isinstance(deed, kind.Pull):
-            return _pull(tools, deed)
-        elif isinstance(deed, kind.Seed):
-            _seed(tools, deed)
-        elif isinstance(deed, kind.ResolveUser):
-            _resolve_user(tools, deed)
-        elif isinstance(deed, kind.AwaitExit):
-            _await_exit(tools, deed)
-        elif isinstance(deed, kind.MakeDirectory):
-            _make_directory(deed)
+        carry_out = _DEEDS.get(type(deed))
+        return (carry_out(tools, deed) if carry_out is not None else None) or {}
     except errors.IcError as error:
-        raise masked(error, private_values(step.deed)) from error
-    return {}
+        told = masked(error, private_values(step.deed))
+        raise sidecar.with_remedy(told, step.address) from error
 
 
 # --- what may be said of a failure ----------------------------------------------------------------
@@ -307,6 +297,10 @@ def merged(body: Body, set_: kind.Fields, unset: tuple[kind.Path, ...]) -> Body:
         else:
             new.setdefault(path[0], {}).setdefault(path[1], {})[path[2]] = value
     return new
+
+
+def _merge_deed(tools: Tools, deed: kind.Merge) -> None:
+    _merge(tools, deed.path, deed.query, deed.set, deed.unset)
 
 
 def _merge(
@@ -797,7 +791,7 @@ def find_user(user: str, passwd: str, group: str) -> tuple[int, int]:
 # --- this host ------------------------------------------------------------------------------------
 
 
-def _make_directory(deed: kind.MakeDirectory) -> None:
+def _make_directory(_: Tools, deed: kind.MakeDirectory) -> None:
     """Make a missing bind source, as docker does."""
     try:
         os.makedirs(deed.directory, mode=0o755, exist_ok=True)
@@ -806,3 +800,41 @@ def _make_directory(deed: kind.MakeDirectory) -> None:
             f"cannot make directory {deed.directory}: {error.strerror}",
             hint="make it yourself, or correct the bind mount's source",
         ) from error
+
+
+# --- the health daemon ------------------------------------------------------------------------------
+
+
+def _place(tools: Tools, deed: kind.Place) -> None:
+    """Put a file into an instance; asked again while the instance is busy or the server away."""
+
+    def send() -> dict[str, str]:
+        sidecar.place(tools, deed)
+        return {}
+
+    _insist(tools, send, lambda: None)
+
+
+def _revoke(tools: Tools, deed: kind.Revoke) -> None:
+    sidecar.revoke(tools.client, deed, tools.guard)
+
+
+def _await_healthy(tools: Tools, deed: kind.AwaitHealthy) -> None:
+    health.await_healthy(tools.client, deed, tools.interrupted)
+
+
+_DEEDS: dict[type[kind.Deed], Callable[[Tools, Any], dict[str, str] | None]] = {
+    kind.Merge: _merge_deed,
+    kind.Stop: _stop,
+    kind.Start: _start,
+    kind.Pull: _pull,
+    kind.Seed: _seed,
+    kind.ResolveUser: _resolve_user,
+    kind.AwaitExit: _await_exit,
+    kind.AwaitHealthy: _await_healthy,
+    kind.MakeDirectory: _make_directory,
+    kind.Place: _place,
+    kind.Enrol: sidecar.enrol,
+    kind.Revoke: _revoke,
+}
+"""How a deed is carried out; `Call` needs what earlier steps brought besides, a `Note` sends nothing."""

@@ -12,6 +12,7 @@ proof are one write. Anything without our stamp is never touched.
 from __future__ import annotations
 
 import calendar
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,8 +21,10 @@ from urllib.parse import quote
 import msgspec
 
 from ic import errors, names
+from ic.engine import sidecar
 from ic.journal import events, fold, redact
 from ic.resources import kind
+from ic.resources import sidecar as resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,6 +45,10 @@ class Server(Protocol):
         query: Mapping[str, str] | None = None,
     ) -> Any:
         """One request; a background operation is awaited."""
+        ...
+
+    def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
+        """The metadata of a GET."""
         ...
 
     def operations(self, project: str) -> list[dict[str, Any]]:
@@ -76,6 +83,8 @@ def _verdict(doubt: fold.Doubt, observed: facts.Observed, key: bytes) -> fold.Ve
         status, reason = _seeded(live)
     elif verb == "exec":
         status, reason = "unknown", "what ran in it cannot be known"
+    elif doubt.event in _SIDECAR:
+        status, reason = _SIDECAR[doubt.event](doubt, observed)
     else:
         status, reason = _updated(doubt, live, observed, key)
     return fold.Verdict(
@@ -150,6 +159,40 @@ def _seeded(live: kind.Live | None) -> tuple[events.Status, str]:
     if live.fields.get(("config", names.SEEDED)):
         return "ok", "it is filled"
     return "undone", "it may be filled half way"
+
+
+def _placed(doubt: fold.Doubt, observed: facts.Observed) -> tuple[events.Status, str]:
+    """A file leaves no trace on the instance: it is put there again before the next start."""
+    if doubt.address not in observed.live:
+        return "undone", "it is not there"
+    return "undone", "the file may be there half way"
+
+
+def _enrolled(_: fold.Doubt, observed: facts.Observed) -> tuple[events.Status, str]:
+    state = observed.facts.sidecar_state
+    if state is not None and state.state == "watching":
+        return "ok", "the health daemon watches"
+    return "undone", "the health daemon does not watch"
+
+
+def _revoked(_doubt: fold.Doubt, _: facts.Observed) -> tuple[events.Status, str]:
+    """A certificate is none of the stack's resources: taking it away again does no harm."""
+    return "undone", "the certificate may be there still"
+
+
+def _server_set(doubt: fold.Doubt, observed: facts.Observed) -> tuple[events.Status, str]:
+    wanted = doubt.fields.get(("config", "core.https_address"))
+    if wanted is not None and observed.facts.https_address == wanted:
+        return "ok", "the server listens there"
+    return "undone", "the server does not listen there"
+
+
+_SIDECAR: dict[str, Callable[[fold.Doubt, facts.Observed], tuple[events.Status, str]]] = {
+    "inst.place": _placed,
+    "cert.enrol": _enrolled,
+    "cert.revoke": _revoked,
+    "srv.update": _server_set,
+}
 
 
 def _updated(
@@ -243,6 +286,8 @@ def settle(
     for verdict in found:
         if verdict.half_made:
             _clean(run, client, project, observed.live[verdict.address])
+    if any(doubt.event == "cert.enrol" for doubt in doubts):
+        _cancel_tokens(run, client, project)
     run.recover(found)
     return cleared(observed, found), found
 
@@ -275,6 +320,13 @@ def _clean(run: book.Run, client: Server, project: str, live: kind.Live) -> None
         raise
     else:
         run.outcome(n, "ok")
+
+
+def _cancel_tokens(run: book.Run, client: Server, project: str) -> None:
+    """Take back a token that a run left which was killed before it was used."""
+    name = resources.identity_name(project, run.lineage)
+    with contextlib.suppress(errors.Forbidden):
+        sidecar.cancel_tokens(client, name, (project,), run.guard)
 
 
 def await_quiet(

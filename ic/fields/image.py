@@ -9,7 +9,7 @@ from typing import Literal, cast
 
 import msgspec
 
-from ic import errors, names
+from ic import names
 from ic.fields import forms, merging, networking, process, schema, storage, tree, values
 from ic.fields import section as contribution
 
@@ -85,9 +85,7 @@ BUILD = schema.Key(
         "dockerfile": schema.text(),
         "dockerfile_inline": schema.text(),
         "entitlements": _MANY,
-        "args": schema.pairs(
-            merge=merging.sequences, index=merging.by_name, fault=values.variables
-        ),
+        "args": process.ENVIRONMENT.but(merge=merging.sequences, index=merging.by_name),
         "ssh": schema.pairs(long=_ssh),
         "labels": schema.pairs(merge=merging.sequences, index=merging.by_name),
         "cache_from": _MANY,
@@ -116,6 +114,8 @@ BUILD = schema.Key(
     fill=_context,
     pending=True,
 )
+_POLICIES = ("always", "missing", "never", "if_not_present")
+_TIMED = ("build", "refresh", "daily", "weekly")
 _PATTERNS = schema.text_or_texts(long=forms.as_list)
 _WATCH = schema.mapping(
     {
@@ -164,13 +164,13 @@ SCHEMA: dict[str, schema.Key] = {
         pending=True,
     ),
     "pull_policy": schema.text(
-        "always|never|build|if_not_present|missing|refresh|daily|weekly|every_([0-9]+[wdhms])+"
+        rf"{'|'.join(_POLICIES + _TIMED)}|every_([0-9]+[wdhms])+",
+        told=f"is none of {', '.join(_POLICIES + _TIMED)} and every_TIME",
+        near=_POLICIES + _TIMED,
     ),
     "pull_refresh_after": schema.text(pending=True),
     "runtime": schema.text(pending=True),
 }
-
-_POLICIES = ("always", "missing", "never", "if_not_present")
 
 
 def normalize(service: tree.Node, where: str, report: tree.Report) -> Image:
@@ -189,24 +189,6 @@ def normalize(service: tree.Node, where: str, report: tree.Report) -> Image:
 # --- mapping half ---------------------------------------------------------------------------------------
 
 
-def contribute(section: Image, ctx: contribution.Context) -> contribution.Contribution:
-    """The mark of the image that an instance is made from: a change of its digest replaces the instance.
-
-    The image's own HEALTHCHECK is said not to run yet, where it has one.
-    """
-    said: tuple[errors.Diagnostic, ...] = ()
-    check = ctx.image.healthcheck
-    if ctx.fresh and check and check.get("Test") not in (None, [], ["NONE"]):
-        said = (
-            errors.Diagnostic(
-                severity="warning",
-                code="W_HEALTHCHECK",
-                summary=(
-                    f"service {ctx.service!r}: the HEALTHCHECK of image {section.image} "
-                    "is not run yet"
-                ),
-            ),
-        )
-    return contribution.Contribution(
-        fields={("config", names.IMAGE): ctx.image_mark}, diagnostics=said
-    )
+def contribute(section: Image, ctx: contribution.Context) -> contribution.Contribution:  # noqa: ARG001
+    """The mark of the image that an instance is made from: a change of its digest replaces the instance."""
+    return contribution.Contribution(fields={("config", names.IMAGE): ctx.image_mark})

@@ -1,4 +1,4 @@
-"""Life of a service: `depends_on`, `restart`, `stop_signal`, `stop_grace_period`, `profiles`.
+"""Life of a service: `depends_on`, `healthcheck`, `restart`, `stop_signal`, `stop_grace_period`, `profiles`.
 
 Compose Specification, section Services. Pure.
 """
@@ -15,9 +15,9 @@ from ic.fields import forms, merging, process, schema, tree, values
 from ic.fields import section as contribution
 
 if TYPE_CHECKING:
-    from ic.resources import kind
+    from ic.resources import image, kind
 
-Condition = Literal["service_started", "service_completed_successfully"]
+Condition = Literal["service_started", "service_healthy", "service_completed_successfully"]
 
 
 class Dependency(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,10 +28,24 @@ class Dependency(msgspec.Struct, frozen=True, kw_only=True):
     restart: bool = False
 
 
+class Healthcheck(msgspec.Struct, frozen=True, kw_only=True):
+    """How to see that a service is healthy, as written; None is not written. Durations in ms."""
+
+    test: tuple[str, ...] | None = None
+    timeout: int | None = None
+    interval: int | None = None
+    retries: int | None = None
+    start_period: int | None = None
+    start_interval: int | None = None
+    disable: bool = False
+    extensions: dict[str, object] = {}
+
+
 class Lifecycle(msgspec.Struct, frozen=True, kw_only=True):
     """The lifecycle section. `restart` is None when absent; the grace period is in ms (None: 10 s)."""
 
     depends_on: dict[str, Dependency] = {}
+    healthcheck: Healthcheck | None = None
     restart: str | None = None
     stop_signal: str | None = None
     stop_grace_period: int | None = None
@@ -109,13 +123,12 @@ SCHEMA: dict[str, schema.Key] = {
         {
             "disable": schema.flag(),
             "interval": _DURATION,
-            "retries": schema.long_number(),
+            "retries": schema.long_number(fault=values.negative),
             "test": _TEST,
             "timeout": _DURATION,
             "start_period": _DURATION,
             "start_interval": _DURATION,
-        },
-        pending=True,
+        }
     ),
     "init": schema.flag(pending=True),
     "post_start": schema.listing(process.HOOK, pending=True),
@@ -126,7 +139,8 @@ SCHEMA: dict[str, schema.Key] = {
     "stop_signal": schema.text(),
 }
 
-_CONDITIONS = ("service_started", "service_completed_successfully")
+_CONDITIONS = ("service_started", "service_healthy", "service_completed_successfully")
+_HEALTH_DURATIONS = ("timeout", "interval", "start_period", "start_interval")
 _RESTARTS = ("no", "always", "unless-stopped", "on-failure")
 _RETRIES = re.compile(r"on-failure:\d{1,6}", re.ASCII)
 _SIGNALS = frozenset(
@@ -177,9 +191,10 @@ def normalize(service: tree.Node, where: str, report: tree.Report) -> Lifecycle:
     """Read the section from a service's merged mapping."""
     return Lifecycle(
         depends_on=_dependencies(service.child("depends_on"), f"{where}.depends_on", report),
+        healthcheck=_healthcheck(service.child("healthcheck"), f"{where}.healthcheck", report),
         restart=tree.text(service.child("restart"), f"{where}.restart", report) or None,
         stop_signal=tree.text(service.child("stop_signal"), f"{where}.stop_signal", report) or None,
-        stop_grace_period=_grace(
+        stop_grace_period=_duration(
             service.child("stop_grace_period"), f"{where}.stop_grace_period", report
         ),
         profiles=tree.strings(service.child("profiles"), f"{where}.profiles", report),
@@ -190,15 +205,48 @@ def _dependencies(node: tree.Node | None, where: str, report: tree.Report) -> di
     found: dict[str, Dependency] = {}
     for name, one in tree.entries(node, where, report).items():
         label = f"{where}.{name}"
-        condition = tree.word(
-            one.child("condition"), f"{label}.condition", report, _CONDITIONS, ("service_healthy",)
-        )
+        condition = tree.word(one.child("condition"), f"{label}.condition", report, _CONDITIONS)
         found[name] = Dependency(
             condition=cast("Condition", condition or "service_started"),
             required=tree.boolean(one.child("required"), f"{label}.required", report, default=True),
             restart=tree.boolean(one.child("restart"), f"{label}.restart", report),
         )
     return found
+
+
+def _healthcheck(node: tree.Node | None, where: str, report: tree.Report) -> Healthcheck | None:
+    if node is None or node.data is None:
+        return None
+    given = tree.entries(node, where, report)
+    durations = {
+        key: _duration(given.get(key), f"{where}.{key}", report) for key in _HEALTH_DURATIONS
+    }
+    retries = given.get("retries")
+    return Healthcheck(
+        test=_test(given.get("test"), f"{where}.test", report),
+        retries=int(retries.data) if retries and isinstance(retries.data, (int, float)) else None,
+        disable=tree.boolean(given.get("disable"), f"{where}.disable", report),
+        extensions=tree.extensions(node),
+        **durations,
+    )
+
+
+def _test(node: tree.Node | None, where: str, report: tree.Report) -> tuple[str, ...] | None:
+    """A text is for the image's shell; a list says with its first word what it is."""
+    if node is None:
+        return None
+    if isinstance(node.data, str):
+        return ("CMD-SHELL", node.data)
+    if not isinstance(node.data, list):
+        tree.wrong_type(node, where, report, "text or a list")
+        return None
+    words: list[str] = []
+    for index, item in enumerate(node.data):
+        if isinstance(item.data, str):
+            words.append(item.data)
+        else:
+            tree.wrong_type(item, f"{where}[{index}]", report, "text")
+    return tuple(words)
 
 
 def faults(section: Lifecycle) -> list[tuple[str, str, str]]:
@@ -213,6 +261,9 @@ def faults(section: Lifecycle) -> list[tuple[str, str, str]]:
         known = [f"SIG{one}" for one in sorted(_SIGNALS)]
         hint = tree.nearest_hint(signal.upper(), known)
         found.append(("stop_signal", f"{signal!r} is not a signal", hint))
+    check = section.healthcheck
+    if check is not None and not check.disable and check.test in (("CMD",), ("CMD-SHELL",)):
+        found.append(("healthcheck", f"test has no command after {check.test[0]}", ""))
     return found
 
 
@@ -222,7 +273,7 @@ def _is_signal(text: str) -> bool:
     return name in _SIGNALS or 1 <= number <= 64 or bool(_REAL_TIME.fullmatch(name))
 
 
-def _grace(node: tree.Node | None, where: str, report: tree.Report) -> int | None:
+def _duration(node: tree.Node | None, where: str, report: tree.Report) -> int | None:
     value = tree.text(node, where, report)
     if node is None or value is None:
         return None
@@ -245,7 +296,7 @@ def grace_ms(section: Lifecycle) -> int:
 
 
 def contribute(section: Lifecycle, ctx: contribution.Context) -> contribution.Contribution:
-    """Restart policy, start at boot, stop signal and grace period, and whom the instance starts after.
+    """Restart policy, health check, start at boot, stop signal, grace period, and whom it starts after.
 
     `boot.autostart` false keeps one-shot jobs and crashed services from being started by the server on its
     own; the grace period counts at a host's shutdown too, in whole seconds. A policy that is not in the file
@@ -258,10 +309,59 @@ def contribute(section: Lifecycle, ctx: contribution.Context) -> contribution.Co
     }
     if section.restart:
         fields["config", names.RESTART] = section.restart
+    fields |= _watched(section.healthcheck, ctx.image)
     if section.depends_on:
         fields["config", names.AFTER] = " ".join(sorted(section.depends_on))
     signal = section.stop_signal or ctx.image.stop_signal or "SIGTERM"
     return contribution.Contribution(fields=fields, lxc=(("lxc.signal.halt", _signal(signal)),))
+
+
+_NANOSECONDS = 1_000_000  # of an image's durations in a ms
+_IMAGE_KEYS = {
+    names.HEALTH_INTERVAL: "Interval",
+    names.HEALTH_TIMEOUT: "Timeout",
+    names.HEALTH_START_PERIOD: "StartPeriod",
+    names.HEALTH_START_INTERVAL: "StartInterval",
+}
+
+
+def _watched(check: Healthcheck | None, made: image.ImageConfig) -> kind.Fields:
+    """The keys of a health check: the file's over the image's, key by key, zero being none (docker's rule).
+
+    Nothing at all when it is disabled, `NONE`, or neither has a test.
+    """
+    check = check or Healthcheck()
+    given = made.healthcheck or {}
+    test = check.test or _strings(given.get("Test"))
+    if check.disable or not test or test[0] == "NONE":
+        return {}
+    if test[0] == "CMD-SHELL" and made.shell:
+        test = ("CMD", *made.shell, *test[1:])
+    durations = {
+        names.HEALTH_INTERVAL: check.interval,
+        names.HEALTH_TIMEOUT: check.timeout,
+        names.HEALTH_START_PERIOD: check.start_period,
+        names.HEALTH_START_INTERVAL: check.start_interval,
+    }
+    fields: kind.Fields = {("config", names.HEALTH_TEST): msgspec.json.encode(test).decode()}
+    for key, own in durations.items():
+        ms = own or -(-_integer(given.get(_IMAGE_KEYS[key])) // _NANOSECONDS)
+        if ms > 0:
+            fields["config", key] = units.duration_text(ms)
+    retries = check.retries or _integer(given.get("Retries"))
+    if retries > 0:
+        fields["config", names.HEALTH_RETRIES] = str(retries)
+    return fields
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    """The image's test: foreign, so anything but a list of texts is none."""
+    words = cast("list[object]", value) if isinstance(value, list) else []
+    return tuple(word for word in words if isinstance(word, str)) if words else ()
+
+
+def _integer(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _signal(text: str) -> str:

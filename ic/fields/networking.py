@@ -112,7 +112,7 @@ HOSTS = schema.Key(
     names=schema.Key(schema.TEXT | schema.LIST, item=schema.text()),
     name_pattern=".+",
     extensions=False,
-    item=schema.text(),
+    item=schema.text(fault=values.host),
     distinct=True,
     merge=merging.hosts,
     fault=values.hosts,
@@ -274,6 +274,7 @@ def parse_ports(text: str) -> list[dict[str, str | int]]:
     """
     rest, _, target_text = text.rpartition(":")
     target_text, _, protocol = target_text.partition("/")
+    protocol = protocol.partition("/")[0]
     host_ip, _, published_text = rest.rpartition(":")
     host_ip = _host_ip(host_ip, text)
     if not target_text:

@@ -26,7 +26,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 _DURATION = schema.text(fault=values.duration)
 _UPDATE = schema.mapping(
     {
-        "parallelism": schema.whole(),
+        "parallelism": schema.whole(fault=values.negative),
         "delay": _DURATION,
         "failure_action": schema.text(),
         "monitor": _DURATION,
@@ -90,7 +90,7 @@ DEPLOY = schema.Key(
             {
                 "condition": schema.text(),
                 "delay": _DURATION,
-                "max_attempts": schema.whole(),
+                "max_attempts": schema.whole(fault=values.negative),
                 "window": _DURATION,
             },
             pending=True,
@@ -99,7 +99,7 @@ DEPLOY = schema.Key(
             {
                 "constraints": schema.texts(distinct=False),
                 "preferences": schema.listing(schema.mapping({"spread": schema.text()})),
-                "max_replicas_per_node": schema.whole(),
+                "max_replicas_per_node": schema.whole(fault=values.negative),
             },
             pending=True,
         ),
@@ -108,7 +108,9 @@ DEPLOY = schema.Key(
 SCHEMA: dict[str, schema.Key] = {
     "annotations": schema.pairs(merge=merging.sequences, index=merging.by_name, pending=True),
     "attach": schema.late_flag(pending=True),
-    "container_name": schema.text("[a-zA-Z0-9][a-zA-Z0-9_.-]+"),
+    "container_name": schema.text(
+        "[a-zA-Z0-9][a-zA-Z0-9_.-]+", told="needs a letter or digit and at least two characters"
+    ),
     "deploy": DEPLOY,
     "label_file": schema.Key(
         schema.TEXT | schema.LIST, item=schema.text(), merge=merging.sequences, long=forms.as_list

@@ -69,13 +69,14 @@ COMMAND = schema.Key(
     merge=merging.replace,
     fault=_faulty_line,
 )
+ENVIRONMENT = schema.pairs(item=schema.text(fault=values.variable))
 HOOK = schema.mapping(
     {
         "command": COMMAND.but(merge=None),
         "user": schema.text(),
         "privileged": schema.late_flag(),
         "working_dir": schema.text(),
-        "environment": schema.pairs(fault=values.variables),
+        "environment": ENVIRONMENT,
     },
     required=("command",),
 )
@@ -88,9 +89,7 @@ _ENV_FILE = schema.Key(
 SCHEMA: dict[str, schema.Key] = {
     "command": COMMAND,
     "entrypoint": COMMAND,
-    "environment": schema.pairs(
-        merge=merging.sequences, index=merging.by_name, fault=values.variables
-    ),
+    "environment": ENVIRONMENT.but(merge=merging.sequences, index=merging.by_name),
     "env_file": schema.Key(
         schema.TEXT | schema.LIST,
         item=_ENV_FILE,

@@ -45,6 +45,7 @@ _WORDS: tuple[tuple[type, str], ...] = (
 class Key:
     """What may stand at one place. Everything is optional; without `types` anything may.
 
+    `told` says what a text lacks that does not fit the `pattern`, `near` are words that it may have meant.
     `keys` are the names of a closed mapping, `names` is what every name of an open one leads to, `item` what a
     list holds. `loose` lets other names stand beside those, unread. `newer` are keys that the published
     specification has and docker compose 2.40.3 has not.
@@ -53,7 +54,7 @@ class Key:
     __slots__ = (
         "cast", "distinct", "enum", "extensions", "fault", "fill", "high", "index", "item", "keys", "long",
         "loose", "low", "merge", "name_pattern", "names", "newer", "pattern", "pending", "required",
-        "stages", "types",
+        "near", "stages", "told", "types",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +63,8 @@ class Key:
         *,
         enum: tuple[str, ...] = (),
         pattern: str = "",
+        told: str = "",
+        near: tuple[str, ...] = (),
         low: int | None = None,
         high: int | None = None,
         keys: dict[str, Key] | None = None,
@@ -84,6 +87,8 @@ class Key:
         self.types = types
         self.enum = enum
         self.pattern = re.compile(pattern) if pattern else None
+        self.told = told
+        self.near = near
         self.low = low
         self.high = high
         self.keys = keys
@@ -126,6 +131,8 @@ class Key:
     def words(self) -> str:
         """What may stand here, in words."""
         types = self.types or frozenset()
+        if self.cast is not None:
+            types = types - TEXT  # text is taken for what it says
         if float in types:
             types = types - {int}
         found = [words for one, words in _WORDS if one in types]
@@ -236,7 +243,8 @@ def listing(item: Key, **more: object) -> Key:
     return Key(LIST, item=item, **more)  # pyright: ignore[reportArgumentType]
 
 
-ANYTHING = Key(loose=True)
+MISSING = "E_MISSING"
+NEWER = "E_NEWER_KEY"
 NAME = r"^[a-zA-Z0-9._-]+$"
 
 
@@ -366,8 +374,9 @@ class _Walk:
             elif key.pattern is not None and not key.pattern.search(data):
                 self.report.error(
                     tree.VALUE,
-                    f"{self.where()}: {data!r} does not match {key.pattern.pattern!r}",
+                    f"{self.where()}: {data!r} {key.told}",
                     node.position,
+                    tree.nearest_hint(data, key.near),
                 )
         elif isinstance(data, (int, float)) and not isinstance(data, bool):
             if key.low is not None and data < key.low:
@@ -379,10 +388,6 @@ class _Walk:
             self.report.error(
                 tree.VALUE, f"{self.where()} must be {reason}, not {data}", node.position
             )
-
-
-MISSING = "E_MISSING"
-NEWER = "E_NEWER_KEY"
 
 
 def validate(node: tree.Node, key: Key, report: tree.Report, where: str = "") -> None:

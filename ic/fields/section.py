@@ -56,7 +56,6 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     replica: int
     image: image.ImageConfig
     image_mark: str  # REF@DIGEST
-    fresh: bool = True  # no instance was made from this image yet: what is said once is said now
     nics: tuple[Nic, ...] = ()
     listens: tuple[int, ...] = ()
     volumes: dict[str, Named] = {}

@@ -127,7 +127,7 @@ _VOLUME = schema.Key(
                 "mode": schema.Key(schema.NUMBER | schema.TEXT, fault=values.whole),
             }
         ),
-        "image": schema.mapping({"subpath": schema.text()}),
+        "image": schema.mapping({"subpath": schema.text()}, pending=True),
     },
     required=("type", "target"),
     long=_long_volume,

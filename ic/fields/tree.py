@@ -98,7 +98,7 @@ class Report:
         hint: str,
     ) -> None:
         said = (summary, position)
-        if said in self._said:
+        if position is not None and said in self._said:
             return
         self._said.add(said)
         self.diagnostics.append(
@@ -143,7 +143,7 @@ def kind_of(node: Node) -> str:
 def wrong_type(node: Node, where: str, report: Report, wanted: str) -> None:
     """Note that a node is not what its place wants."""
     hint = ""
-    if wanted.startswith("text") and isinstance(node.data, (bool, int, float)):
+    if "text" in wanted and "number" not in wanted and isinstance(node.data, (bool, int, float)):
         hint = f'put it in quotes: "{units.number_text(node.data)}"'
     report.error(TYPE, f"{where} must be {wanted}, not {kind_of(node)}", node.position, hint)
 

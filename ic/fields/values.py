@@ -19,8 +19,19 @@ if TYPE_CHECKING:
 
 
 def duration(node: tree.Node) -> str:
-    """A text like `1m30s`."""
-    return _reason(units.duration_ms, node)
+    """A text like `1m30s`, with a sign or without."""
+    return _reason(_signed, node)
+
+
+def _signed(text: str) -> int:
+    return units.duration_ms(text[1:] if text[:1] in ("-", "+") else text)
+
+
+def negative(node: tree.Node) -> str:
+    """A number that counts something."""
+    if isinstance(node.data, (int, float)) and node.data < 0:
+        return f"{node.data} must not be negative"
+    return ""
 
 
 def size(node: tree.Node) -> str:
@@ -75,32 +86,32 @@ def count(node: tree.Node) -> str:
     return ""
 
 
-def variables(node: tree.Node) -> str:
-    """A list of `NAME=VALUE` whose names do not end in a space."""
-    for item in node.data if isinstance(node.data, list) else ():
-        name = item.data.partition("=")[0] if isinstance(item.data, str) else ""
-        if name and name[-1].isspace():
-            return f"{name!r} is not the name of a variable: it ends in a space"
+def variable(node: tree.Node) -> str:
+    """`NAME=VALUE` whose name does not end in a space."""
+    name = node.data.partition("=")[0] if isinstance(node.data, str) else ""
+    if name and name[-1].isspace():
+        return f"{name!r} is not the name of a variable: it ends in a space"
     return ""
+
+
+def host(node: tree.Node) -> str:
+    """`NAME=ADDRESS`, or with a colon."""
+    if not isinstance(node.data, str):
+        return ""
+    name, found, _ = node.data.partition("=" if "=" in node.data else ":")
+    if not found:
+        return f"{node.data!r} has no address; write it like host=10.0.0.1"
+    return _host_name(name)
 
 
 def hosts(node: tree.Node) -> str:
-    """Names of hosts with addresses: a mapping, or a list of `NAME=ADDRESS`."""
-    names: list[str] = []
-    if isinstance(node.data, dict):
-        names += node.data
-    for item in node.data if isinstance(node.data, list) else ():
-        if not isinstance(item.data, str):
-            continue
-        separator = "=" if "=" in item.data else ":"
-        name, found, _ = item.data.partition(separator)
-        if not found:
-            return f"{item.data!r} has no address; write it like host=10.0.0.1"
-        names.append(name)
-    for name in names:
-        if not name or ":" in name or "=" in name:
-            return f"{name!r} is not the name of a host"
-    return ""
+    """A mapping of names of hosts."""
+    reasons = map(_host_name, node.data if isinstance(node.data, dict) else ())
+    return next(filter(None, reasons), "")
+
+
+def _host_name(name: str) -> str:
+    return f"{name!r} is not the name of a host" if not name or ":" in name or "=" in name else ""
 
 
 def whole_text(node: tree.Node) -> str:

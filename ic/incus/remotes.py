@@ -26,29 +26,33 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     """The way to one Incus daemon: a socket's path, or host and port with three certificate files.
 
     `name` is the remote's name as the user knows it. `others` are further addresses of the same server, for
-    when the first cannot be reached. `pinned` is the PEM file with the one certificate
-    that the server may show; `certificate` and `key` are the client's own.
+    when the first cannot be reached. `tls` says that TLS is spoken through the socket (a proxy device whose
+    other end is the server's HTTPS address); with a host it always is. `pinned` is the PEM file with the
+    one certificate that the server may show, or `fingerprint` its SHA-256 in hex, which comes first.
+    `certificate` and `key` are the client's own; without them (both empty) it shows none.
     """
 
     name: str
     socket: str = ""
+    tls: bool = False
     host: str = ""
     port: int = DEFAULT_PORT
     others: tuple[tuple[str, int], ...] = ()
     pinned: str = ""
+    fingerprint: str = ""
     certificate: str = ""
     key: str = ""
 
     @property
     def local(self) -> bool:
-        """Whether the server is reached by a socket of this machine."""
-        return bool(self.socket)
+        """Whether the server is this machine's own: a socket, and nothing behind it that leads elsewhere."""
+        return bool(self.socket) and not self.tls
 
     @property
     def url(self) -> str:
         """The address as `incus remote list` writes it."""
         if self.socket:
-            return f"unix://{self.socket}"
+            return f"{'tls+' if self.tls else ''}unix://{self.socket}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"https://{host}:{self.port}"
 

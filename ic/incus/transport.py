@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
 
 import msgspec
@@ -210,7 +211,7 @@ def connected(server: remotes.Server, timeout: float | None = CONNECT_TIMEOUT) -
 
     `timeout` in seconds. Raises Unreachable or Untrusted. The caller closes it.
     """
-    if server.socket:
+    if server.socket and not server.tls:
         return _unix(server, timeout)
     return _tls(server, timeout)
 
@@ -252,8 +253,35 @@ def _no_socket(server: remotes.Server, cause: OSError) -> errors.Unreachable:
     return errors.Unreachable(f"{where}: {reason}", hint=elsewhere)
 
 
+class _Tls:
+    """What all connections with one pair of certificate files share: the context, and sessions to resume.
+
+    A session is kept by the server and the fingerprint that it showed. Whoever resumes the session of an
+    earlier connection spares both ends the signatures of a handshake; a server that has forgotten it makes
+    a full handshake of it by itself, and its certificate is compared then as ever.
+    """
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
+        self.sessions: dict[tuple[str, str], ssl.SSLSession] = {}
+
+
+def _tls_of(server: remotes.Server) -> _Tls:
+    """What connections to a server share: one for each pair of certificate files, anew when they changed."""
+    stamps: list[tuple[int, int]] = []
+    for path in (server.certificate, server.key):
+        with contextlib.suppress(OSError):
+            found = os.stat(path)
+            stamps.append((found.st_ino, found.st_mtime_ns))
+    return _made_tls(server.certificate, server.key, tuple(stamps))
+
+
 @functools.lru_cache(maxsize=8)
-def _tls_context(certificate: str, key: str) -> ssl.SSLContext:
+def _made_tls(
+    certificate: str,
+    key: str,
+    _stamps: tuple[tuple[int, int], ...],  # what was loaded from those paths is known by them
+) -> _Tls:
     """TLS 1.3 with the client's certificate; the server's is compared by hand, so no authority is asked."""
     import ssl
 
@@ -261,6 +289,8 @@ def _tls_context(certificate: str, key: str) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    if not certificate and not key:
+        return _Tls(context)
     try:
         context.load_cert_chain(certificate, key)
     except FileNotFoundError as cause:
@@ -273,14 +303,16 @@ def _tls_context(certificate: str, key: str) -> ssl.SSLContext:
         raise errors.Untrusted(
             f"cannot use the client certificate {certificate}: {clean(cause.strerror or str(cause))}"
         ) from cause
-    return context
+    return _Tls(context)
 
 
 def _pinned(server: remotes.Server) -> str:
-    """SHA-256 (hex) of the certificate that the incus client has pinned for a remote."""
+    """SHA-256 (hex) of the one certificate that a server may show."""
     import hashlib
     import ssl
 
+    if server.fingerprint:
+        return server.fingerprint.lower()
     try:
         with open(server.pinned, encoding="ascii") as file:
             der = ssl.PEM_cert_to_DER_cert(file.read(64 * 1024).strip())
@@ -308,24 +340,49 @@ def _reached(server: remotes.Server, timeout: float | None) -> socket.socket:
     raise failures[0]
 
 
+def remember(server: remotes.Server, sock: socket.socket | None) -> None:
+    """Keep the TLS session of a connection that `connected` made, for the connections after it.
+
+    To be called once something was read from it: TLS 1.3 brings the ticket after the handshake. Nothing
+    happens for a connection without TLS, or one that resumed a session itself.
+    """
+    if server.socket and not server.tls:
+        return
+    import ssl
+
+    if not isinstance(sock, ssl.SSLSocket) or sock.session_reused:
+        return
+    session = sock.session
+    if session is not None and session.has_ticket:
+        _tls_of(server).sessions[server.url, _pinned(server)] = session
+
+
 def _tls(server: remotes.Server, timeout: float | None) -> socket.socket:
     import hashlib
     import ssl
 
     expected = _pinned(server)
-    context = _tls_context(server.certificate, server.key)
+    shared = _tls_of(server)
     where = f"cannot reach Incus at {clean(server.url)}"
     try:
-        plain = _reached(server, timeout)
+        plain = _unix(server, timeout) if server.socket else _reached(server, timeout)
     except (OSError, UnicodeError) as cause:
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
         raise errors.Unreachable(
             f"{where}: {clean(reason)}", hint="is the server up, and its core.https_address set?"
         ) from cause
     try:
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not server.socket:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # No server_hostname: the server is known by its certificate's digest, not by a name.
-        sock = context.wrap_socket(plain)
+        session = shared.sessions.get((server.url, expected))
+        sock = shared.context.wrap_socket(plain, session=session)
+    except (ssl.SSLEOFError, ConnectionError) as cause:
+        plain.close()
+        raise errors.Unreachable(
+            f"{where}: the connection was closed at once",
+            hint="is the server up, and its core.https_address set?",
+        ) from cause
     except (OSError, ssl.SSLError) as cause:
         plain.close()
         reason = getattr(cause, "reason", None) or cause.strerror or str(cause)
@@ -338,15 +395,24 @@ def _tls(server: remotes.Server, timeout: float | None) -> socket.socket:
     shown = hashlib.sha256(sock.getpeercert(binary_form=True) or b"").hexdigest()
     if shown != expected:
         sock.close()
-        name = clean(server.name)
-        raise errors.Untrusted(
-            f"cannot trust {name} ({clean(server.url)}): it shows another certificate than the pinned one",
-            details=(f"pinned: {expected}", f"shown:  {shown}"),
-            hint="if the server was set up anew, pin its certificate again: "
-            f"`incus remote remove {name}; incus remote add {name} {clean(server.url)}`;"
-            " if it was not, somebody stands in between",
-        )
+        raise _another(server, expected, shown)
     return sock
+
+
+def _another(server: remotes.Server, expected: str, shown: str) -> errors.Untrusted:
+    """The error for a server that shows another certificate than the pinned one."""
+    name = clean(server.name)
+    again = (
+        "give it the new one"
+        if server.fingerprint
+        else f"pin its certificate again: `incus remote remove {name};"
+        f" incus remote add {name} {clean(server.url)}`"
+    )
+    return errors.Untrusted(
+        f"cannot trust {name} ({clean(server.url)}): it shows another certificate than the pinned one",
+        details=(f"pinned: {expected}", f"shown:  {shown}"),
+        hint=f"if the server was set up anew, {again}; if it was not, somebody stands in between",
+    )
 
 
 # --- requests ------------------------------------------------------------------------------------------
@@ -365,12 +431,21 @@ def _pool_class() -> Callable[[remotes.Server], urllib3.HTTPConnectionPool]:
         def __init__(self, server: remotes.Server) -> None:
             super().__init__("", int(CONNECT_TIMEOUT))
             self.server = server
+            self.fresh = False
 
         def connect(self) -> None:
             limit: object = self.timeout
             self.sock = connected(
                 self.server, limit if isinstance(limit, float) else CONNECT_TIMEOUT
             )
+            self.fresh = True
+
+        def getresponse(self) -> Any:
+            response = cast("Any", super()).getresponse()
+            if self.fresh:
+                self.fresh = False
+                remember(self.server, self.sock)
+            return response
 
     class Pool(adapters.UnixHTTPConnectionPool):  # pyright: ignore[reportUntypedBaseClass]
         """The connections of one thread to one server: two when a body is copied from file to file."""

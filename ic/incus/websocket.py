@@ -40,6 +40,7 @@ def _open(
             suppress_origin=True,
             redirect_limit=0,
         )
+        transport.remember(to.server, sock)
     except websocket.WebSocketBadStatusException as cause:
         sock.close()
         text = (cause.resp_body or b"").decode(errors="replace")

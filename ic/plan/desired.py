@@ -13,7 +13,7 @@ import msgspec
 
 from ic import errors, names
 from ic.fields import image as image_section
-from ic.fields import lifecycle, networking, placement, process, section, storage
+from ic.fields import lifecycle, networking, placement, process, section, storage, switches
 from ic.plan import ground, ports, wiring
 from ic.plan.ground import replicas
 from ic.resources import image, kind, project, volume
@@ -32,6 +32,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     `services` empty means all. `grace_ms` overrides every stop grace period (`down -t`). `key` is the
     stack's digest key, `pull` the `--pull` option.
+
+    `healthd` false leaves the health daemon out and removes one that is there. `healthd_source` is the file
+    that is pushed into it, `healthd_build` that file's digest, `healthd_image` what it runs in (empty:
+    `x-ic`, else the usual one), `healthd_token` a file with a token that an administrator made.
     """
 
     mode: Mode = "apply"
@@ -41,6 +45,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     grace_ms: int | None = None
     key: bytes = b""
     pull: PullPolicy | None = None
+    healthd: bool = True
+    healthd_image: str = ""
+    healthd_source: str = ""
+    healthd_build: str = ""
+    healthd_token: str = ""
 
     @property
     def removes(self) -> bool:
@@ -49,7 +58,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
-    """What an instance's start waits for: another instance's start, or its end."""
+    """What an instance's start waits for: another instance's start, its health, or its end."""
 
     address: str
     condition: lifecycle.Condition = "service_started"
@@ -165,6 +174,7 @@ class _Work:
                 self.ground.check_labels(labels, f"service {name!r}", "services", name)
                 for replica in replicas(service):
                     self._build_instance(service, replica)
+        self._check_health()
         self._check_restrictions()
         self.ground.raise_all()
         every = {**self.ground.stack.services, **self.ground.stack.inactive}
@@ -390,7 +400,6 @@ class _Work:
             replica=replica,
             image=found.config,
             image_mark=mark,
-            fresh=replica == 1 and mark not in self.ground.field(address, ("config", names.IMAGE)),
             nics=self.wires.cards(service, address),
             listens=self.listens[address],
             volumes=self.volumes,
@@ -403,6 +412,7 @@ class _Work:
                 storage.contribute(service.storage, ctx),
                 lifecycle.contribute(service.lifecycle, ctx),
                 placement.contribute(service.placement, ctx),
+                switches.contribute(service.switches, ctx),
             )
         except errors.PlanError as error:
             self.ground.problem(error.summary, "services", service.name, hint=error.hint)
@@ -463,6 +473,40 @@ class _Work:
                 for replica in replicas(other)
             ]
         return tuple(found)
+
+    def _check_health(self) -> None:
+        """What waits for health, or says what to do without it, needs a check to be there."""
+        checked = {
+            details.service
+            for address, details in self.details.items()
+            if ("config", names.HEALTH_TEST) in self.resources[address].fields
+        }
+        for name in sorted(self.ground.selected if self.details else ()):
+            service = self.ground.stack.services[name]
+            for other, dependency in sorted(service.lifecycle.depends_on.items()):
+                if (
+                    dependency.condition == "service_healthy"
+                    and other in self.ground.selected
+                    and replicas(self.ground.stack.services[other])
+                    and other not in checked
+                ):
+                    self.ground.problem(
+                        f"cannot start service {name!r}: it waits for {other!r} to be healthy, "
+                        "which has no health check",
+                        "services",
+                        name,
+                        "depends_on",
+                        other,
+                        hint=f"give {other!r} a healthcheck, or wait for service_started",
+                    )
+            if service.switches.on_unhealthy is not None and name not in checked:
+                self.ground.warn(
+                    "W_NO_HEALTHCHECK",
+                    f"service {name!r}: on_unhealthy has no meaning without a health check",
+                    "services",
+                    name,
+                    switches.KEY,
+                )
 
     def _check_restrictions(self) -> None:
         rules = self.ground.facts.project_restrictions

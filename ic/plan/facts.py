@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from ic.resources import image, kind
+from ic.resources import image, kind, sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +32,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     `fingerprints` are the images that the server holds. `foreign` are names taken by things without our
     stamp: {"instance": {...}, "network": {...}, "volume": {...}, "project": {...}}.
     `missing` are bind sources that do not exist, `local` is true when the server is this host.
+    `https_address` is the server's `core.https_address`, empty when it listens nowhere, None when this client
+    may not see it; `server_fingerprint` its certificate's. `sidecar_state` is what the health daemon says of
+    itself, None when there is none or its file is not readable. `may_administer` is false for a client
+    whose certificate is restricted: it may make no token and change nothing of the server.
     """
 
     server: str = ""
@@ -51,6 +55,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     external_volumes: dict[str, str] = {}  # name -> pool, of those the stack names
     marks: dict[str, dict[str, kind.Stamp]] = {}  # of `foreign` things that some ic has marked
     bind_sources: dict[str, Literal["directory", "file", "missing"]] = {}
+    https_address: str | None = None
+    server_fingerprint: str = ""
+    sidecar_state: sidecar.State | None = None
+    may_administer: bool = True
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):

@@ -433,11 +433,21 @@ class Draft:
             self.changes[address] = msgspec.structs.replace(change, steps=steps)
 
     def _awaited(self, wait: desired.Wait, added: list[kind.Step]) -> str | None:
-        """The step that a dependency's start or end is; a wait for an end is made where it is missing."""
+        """The step that a dependency's start, health or end is; a wait is made where it is missing."""
         start = f"{wait.address}#start"
         if wait.condition == "service_started":
             return start if start in self.steps else None
         choice = self.choices.get(wait.address)
+        if wait.condition == "service_healthy" and choice is not None:
+            step = instance.await_healthy(
+                wait.address,
+                choice.resource.name,
+                project=self.project,
+                state_path="",
+                state_query={},
+                needs=(start,) if start in self.steps else (),
+            )
+            return self._added(step, added)
         done = (
             choice is not None
             and start not in self.steps
@@ -452,6 +462,9 @@ class Draft:
             project=self.project,
             needs=(start,) if start in self.steps else (),
         )
+        return self._added(step, added)
+
+    def _added(self, step: kind.Step, added: list[kind.Step]) -> str:
         if step.id not in self.steps:
             self.steps[step.id] = step
             added.append(step)

@@ -27,7 +27,8 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
     volumes: tuple[str, ...] = ()
     stop_signal: str = ""
     exposed_ports: tuple[str, ...] = ()
-    healthcheck: dict[str, object] | None = None
+    healthcheck: dict[str, object] | None = None  # as it stands: Test, Interval (ns), Retries, ...
+    shell: tuple[str, ...] = ()  # of `SHELL`: what runs the text of a CMD-SHELL test
 
 
 class ImageFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +76,7 @@ def parse_config(raw: Mapping[str, Any]) -> ImageConfig:
         stop_signal=str(body.get("StopSignal") or ""),
         exposed_ports=_names(body.get("ExposedPorts")),
         healthcheck=cast("dict[str, object]", check) if isinstance(check, dict) else None,
+        shell=_words(body.get("Shell")) or (),
     )
 
 

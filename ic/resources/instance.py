@@ -213,3 +213,28 @@ def await_exit(address: str, name: str, *, project: str, needs: tuple[str, ...])
         needs=needs,
         lane="wait",
     )
+
+
+def await_healthy(
+    address: str,
+    name: str,
+    *,
+    project: str,
+    state_path: str,
+    state_query: dict[str, str],
+    needs: tuple[str, ...],
+) -> kind.Step:
+    """Wait until an instance is healthy; nothing is changed and nothing journaled."""
+    return kind.Step(
+        id=f"{address}#healthy",
+        address=address,
+        event="",
+        deed=kind.AwaitHealthy(
+            path=url(name),
+            query={"project": project},
+            state_path=state_path,
+            state_query=state_query,
+        ),
+        needs=needs,
+        lane="wait",
+    )

@@ -420,7 +420,7 @@ def test_all_faults_of_all_files_are_told_at_once(tmp_path: pathlib.Path) -> Non
     stacks.write(
         tmp_path,
         {
-            "compose.yaml": "services:\n  web:\n    imgae: a\n    healthcheck: {test: x}\n    ports: [x]\n",
+            "compose.yaml": "services:\n  web:\n    imgae: a\n    cap_add: [x]\n    ports: [x]\n",
             "compose.override.yaml": "services:\n  web:\n    image: b\n    privileged: true\nsecrets: {}\n",
         },
     )
@@ -461,12 +461,13 @@ FAULTS = {
     "services: {web: {image: a}}\nservcies: {}\n": "E_UNKNOWN_KEY 2:1 the top level has the unknown key 'servcies'",
     "services: {web: {image: a}}\ninclude: [x.yaml]\n": "E_FILE 2:11 cannot read x.yaml: No such file or directory",
     "services: {web: {image: a, x-incus: {}}}\n": "E_UNSUPPORTED 1:28 services.web.x-incus is not supported yet",
-    "x-ic: {}\nservices: {web: {image: a}}\n": "E_UNSUPPORTED 1:1 x-ic is not supported yet",
+    "x-ic: {helthd: false}\nservices: {web: {image: a}}\n": "E_UNKNOWN_KEY 1:8 x-ic has the unknown key 'helthd'",
+    "services: {web: {image: a}}\nnetworks: {n: {x-ic: {}}}\n": "E_UNSUPPORTED 2:16 networks.n.x-ic is not supported yet",
     "services: {web: {image: a}}\nnetworks: {n: {x-incus-compose: {}}}\n":
         "E_UNSUPPORTED 2:16 networks.n.x-incus-compose is not supported yet",
     "services: {web: {build: .}}\n": "E_UNSUPPORTED 1:18 services.web.build is not supported yet",
-    "services: {web: {image: a, depends_on: {db: {condition: service_healthy}}}, db: {image: b}}\n":
-        "E_UNSUPPORTED 1:57 services.web.depends_on.db.condition: 'service_healthy' is not supported yet",
+    "services: {web: {image: a, x-ic: {on_unhealthy: reboot}}}\n":
+        "E_VALUE 1:49 services.web.x-ic.on_unhealthy must be one of restart, stop, kill, none, not 'reboot'",
     "services: []\n": "E_TYPE 1:11 services must be a mapping, not a list",
     "services: {web: x}\n": "E_TYPE 1:17 services.web must be a mapping, not text",
     "services: {web: {image: 5}}\n": "E_TYPE 1:25 services.web.image must be text, not a number",

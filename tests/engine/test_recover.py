@@ -13,7 +13,7 @@ from ic import errors, names
 from ic.engine import recover
 from ic.journal import fold, redact
 from ic.plan import facts
-from ic.resources import kind
+from ic.resources import kind, sidecar
 from tests.journal import server as fakes
 from tests.journal import stage
 
@@ -44,7 +44,36 @@ LIMIT = ("config", "limits.cpu")
 SECRET = ("config", "environment.A")
 VOLUME = "volume:data"
 
+LISTENS = ("config", "core.https_address")
+WATCHING = sidecar.State(state="watching", since=1)
+
 CASES: list[tuple[str, fold.Doubt, facts.Observed, str, bool]] = [
+    ("place", doubt("inst.place"), observed(there(event="4/19")), "undone", False),
+    ("place, gone", doubt("inst.place"), observed(), "undone", False),
+    ("enrol, watching", doubt("cert.enrol"), observed(sidecar_state=WATCHING), "ok", False),
+    ("enrol, silent", doubt("cert.enrol"), observed(there()), "undone", False),
+    (
+        "enrol, waiting",
+        doubt("cert.enrol"),
+        observed(sidecar_state=sidecar.State(state="waiting-for-token", since=1)),
+        "undone",
+        False,
+    ),
+    ("revoke", doubt("cert.revoke"), observed(there()), "undone", False),
+    (
+        "server set",
+        doubt("srv.update", "server:local", fields={LISTENS: "127.0.0.1:8443"}),
+        observed(https_address="127.0.0.1:8443"),
+        "ok",
+        False,
+    ),
+    (
+        "server not set",
+        doubt("srv.update", "server:local", fields={LISTENS: "127.0.0.1:8443"}),
+        observed(https_address=""),
+        "undone",
+        False,
+    ),
     ("create, nothing there", doubt("inst.create"), observed(), "undone", False),
     ("create, there", doubt("inst.create"), observed(there(power="Stopped")), "ok", False),
     ("create, touched since", doubt("inst.create"), observed(there(event="4/22")), "ok", False),
@@ -218,6 +247,12 @@ class Incus:
         self.deleted: list[str] = []
         self.busy: list[list[dict[str, Any]]] = []
         self.failure: errors.IncusError | None = None
+        self.tokens: list[dict[str, Any]] = []
+
+    def get(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Only pending tokens are read."""
+        assert (path, query) == ("/1.0/operations", {"recursion": "1", "project": "default"})
+        return {"running": self.tokens}
 
     def call(self, method: str, path: str, query: Mapping[str, str] | None = None) -> None:
         """Only deletions come here."""
@@ -306,6 +341,26 @@ def test_a_deletion_that_fails_leaves_the_creation_in_doubt(server: fakes.Server
             say=lambda _: None,
         )
     assert stage.read(server).recorded.doubts == ()
+
+
+def token(name: str, *projects: str, restricted: bool = True) -> dict[str, Any]:
+    request = {"name": name, "restricted": restricted, "projects": list(projects)}
+    metadata = {"request": request, "secret": "s"}
+    return {"id": "-".join(projects), "class": "token", "status_code": 103, "metadata": metadata}
+
+
+def test_a_token_that_a_killed_run_left_is_cancelled(server: fakes.Server) -> None:
+    generation = cut_off(server, stage.step(sidecar.ADDRESS, "cert.enrol"))
+    incus = Incus()
+    name = sidecar.identity_name(stage.PROJECT, stage.read(server).recorded.lineage)
+    incus.tokens = [
+        token(name, stage.PROJECT),
+        token(name, stage.PROJECT, "other"),
+        token("a person's", stage.PROJECT),
+    ]
+    _, found = settle(server, incus, force=generation)
+    assert [verdict.status for verdict in found] == ["undone"]
+    assert incus.deleted == [f"/1.0/operations/{stage.PROJECT}"]
 
 
 def test_settling_twice_writes_once(server: fakes.Server) -> None:

@@ -1,8 +1,10 @@
-"""Reading `depends_on`, `restart`, `stop_signal`, `stop_grace_period` and `profiles`."""
+"""Reading and mapping `depends_on`, `healthcheck`, `restart`, `stop_signal`, `stop_grace_period` and `profiles`."""
 
 import pytest
 
-from ic.fields import lifecycle
+from ic import names
+from ic.fields import lifecycle, section
+from ic.resources import image
 from tests.fields import reading
 
 STARTED = lifecycle.Dependency()
@@ -31,13 +33,20 @@ def test_dependencies_in_both_forms(body: str, depends: dict[str, lifecycle.Depe
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("depends_on: a", "E_TYPE 13 w.depends_on must be a mapping, not text"),
-        ("depends_on: {a: }", "E_TYPE 16 w.depends_on.a must be a mapping with a condition, not nothing"),
-        ("depends_on: {a: {}}", "E_VALUE 17 w.depends_on.a has no condition (add condition: service_started)"),
-        ("depends_on: {a: {condition: service_healthy}}", "E_UNSUPPORTED 29 w.depends_on.a.condition: 'service_healthy' is not supported yet"),
-        ("depends_on: {a: {condition: healthy}}", "E_VALUE 29 w.depends_on.a.condition must be one of service_started, service_completed_successfully, not 'healthy'"),
+        ("depends_on: a", "E_TYPE 13 w.depends_on must be a mapping or a list, not text"),
+        ("depends_on: {a: }", "E_TYPE 16 w.depends_on.a must be a mapping, not nothing"),
+        ("depends_on: {a: {}}", "E_MISSING 17 w.depends_on.a has no condition (add condition:)"),
+        ("depends_on: {a: {condition: healthy}}", "E_VALUE 29 w.depends_on.a.condition must be one of service_started, service_healthy, service_completed_successfully, not 'healthy'"),
+        ("healthcheck: [a]", "E_TYPE 14 w.healthcheck must be a mapping, not a list"),
+        ("healthcheck: {test: 1}", "E_TYPE 21 w.healthcheck.test must be a list or text, not a number (put it in quotes: \"1\")"),
+        ("healthcheck: {test: [CMD, 1]}", "E_TYPE 27 w.healthcheck.test[1] must be text, not a number (put it in quotes: \"1\")"),
+        ("healthcheck: {interval: --1s}", "E_VALUE 25 w.healthcheck.interval: '-1s' is not a duration; write it like 10s or 1m30s"),
+        ("healthcheck: {timeout: 5}", "E_TYPE 24 w.healthcheck.timeout must be text, not a number (put it in quotes: \"5\")"),
+        ("healthcheck: {retries: -1}", "E_VALUE 24 w.healthcheck.retries: -1 must not be negative"),
+        ("healthcheck: {disable: maybe}", "E_TYPE 24 w.healthcheck.disable must be true or false, not 'maybe'"),
+        ("healthcheck: {intervall: 1s}", "E_UNKNOWN_KEY 15 w.healthcheck has the unknown key 'intervall' (did you mean 'interval'?)"),
         ("depends_on: {a: {condition: service_started, when: 1}}", "E_UNKNOWN_KEY 46 w.depends_on.a has the unknown key 'when'"),
-        ("depends_on: [1]", "E_TYPE 14 w.depends_on.[0] must be a mapping with a condition, not a list"),
+        ("depends_on: [1]", "E_TYPE 14 w.depends_on[0] must be text, not a number (put it in quotes: \"1\")"),
         ("stop_grace_period: 10", 'E_TYPE 20 w.stop_grace_period must be text, not a number (put it in quotes: "10")'),
         ("stop_grace_period: ten", "E_VALUE 20 w.stop_grace_period: 'ten' is not a duration; write it like 10s or 1m30s"),
         ("profiles: x", "E_TYPE 11 w.profiles must be a list, not text"),
@@ -54,6 +63,88 @@ def test_values() -> None:
         restart="no", stop_signal="SIGUSR1", stop_grace_period=90_000, profiles=("a", "b")
     )
     assert reading.right(lifecycle, "") == lifecycle.Lifecycle()
+
+
+@pytest.mark.parametrize(
+    ("body", "check"),
+    [
+        ("test: curl -f x", lifecycle.Healthcheck(test=("CMD-SHELL", "curl -f x"))),
+        ("test: [CMD, a, a]", lifecycle.Healthcheck(test=("CMD", "a", "a"))),
+        ("test: [NONE]", lifecycle.Healthcheck(test=("NONE",))),
+        ("disable: true", lifecycle.Healthcheck(disable=True)),
+        (
+            "interval: 90s, timeout: 0s, retries: '4', start_period: 1m, start_interval: 1500ms",
+            lifecycle.Healthcheck(
+                interval=90_000, timeout=0, retries=4, start_period=60_000, start_interval=1500
+            ),
+        ),
+        ("x-why: 1", lifecycle.Healthcheck(extensions={"x-why": 1})),
+    ],
+)
+def test_health_checks(body: str, check: lifecycle.Healthcheck) -> None:
+    assert reading.right(lifecycle, f"healthcheck: {{{body}}}").healthcheck == check
+
+
+@pytest.mark.parametrize("word", ["CMD", "CMD-SHELL"])
+def test_a_check_without_a_command_cannot_run(word: str) -> None:
+    section = reading.right(lifecycle, f"healthcheck: {{test: [{word}]}}")
+    ((key, reason, _),) = lifecycle.faults(section)
+    assert (key, reason) == ("healthcheck", f"test has no command after {word}")
+    assert not lifecycle.faults(
+        reading.right(lifecycle, f"healthcheck: {{test: [{word}], disable: true}}")
+    )
+
+
+def watched(body: str, config: image.ImageConfig) -> dict[str, str]:
+    section_ = reading.right(lifecycle, body)
+    ctx = section.Context(service="w", replica=1, image=config, image_mark="w@sha256:1")
+    fields = lifecycle.contribute(section_, ctx).fields
+    prefix = names.HEALTH_PREFIX
+    return {p[1].removeprefix(prefix): v for p, v in fields.items() if p[1].startswith(prefix)}
+
+
+IMAGE = image.ImageConfig(
+    healthcheck={
+        "Test": ["CMD-SHELL", "ready"],
+        "Interval": 5_000_000_000,
+        "Timeout": 1_500_000,
+        "StartPeriod": 60_000_000_000,
+        "Retries": 7,
+    }
+)
+
+
+def test_an_images_own_check_is_taken_key_by_key() -> None:
+    own = {
+        "test": '["CMD-SHELL","ready"]', "interval": "5s", "timeout": "2ms",
+        "start_period": "1m0s", "retries": "7",
+    }  # fmt: skip
+    assert watched("", IMAGE) == own
+    assert watched("healthcheck: {}", IMAGE) == own
+    assert watched("healthcheck: {interval: 0s, retries: 0, test: []}", IMAGE) == own
+    assert watched("healthcheck: {interval: 1m30s, start_interval: 1s}", IMAGE) == own | {
+        "interval": "1m30s", "start_interval": "1s",
+    }  # fmt: skip
+    assert watched('healthcheck: {test: [CMD, "a \\"b\\"", "ü\\n"]}', IMAGE) == own | {
+        "test": '["CMD","a \\"b\\"","ü\\n"]'
+    }
+
+
+@pytest.mark.parametrize("body", ["disable: true", "test: [NONE]", "test: [NONE, x], retries: 3"])
+def test_a_disabled_check_leaves_no_key(body: str) -> None:
+    assert watched(f"healthcheck: {{{body}}}", IMAGE) == {}
+
+
+@pytest.mark.parametrize(
+    "check", [None, {}, {"Test": None}, {"Test": ["NONE"]}, {"Test": 1}, {"Retries": 3}]
+)
+def test_without_a_test_there_is_no_check(check: dict[str, object] | None) -> None:
+    assert watched("healthcheck: {interval: 1s}", image.ImageConfig(healthcheck=check)) == {}
+
+
+def test_the_images_own_shell_runs_a_text() -> None:
+    config = image.ImageConfig(shell=("/bin/bash", "-c"))
+    assert watched("healthcheck: {test: a b}", config) == {"test": '["CMD","/bin/bash","-c","a b"]'}
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,14 @@ import pytest
 from ic import errors, names
 from ic.compose import loader
 from ic.fields import image as image_section
-from ic.fields import lifecycle, networking, placement, process, section, storage
+from ic.fields import lifecycle, networking, placement, process, section, storage, switches
 from ic.resources import image, kind
 
 if TYPE_CHECKING:
     from ic.compose import model
 
 HERE = pathlib.Path(__file__).parent
-SECTIONS = ("image", "process", "networking", "storage", "lifecycle", "placement")
+SECTIONS = ("image", "process", "networking", "storage", "lifecycle", "placement", "switches")
 CONFIG = image.ImageConfig(
     entrypoint=("/entry",),
     cmd=("serve", "all"),
@@ -74,6 +74,7 @@ def contribution(folder: pathlib.Path) -> dict[str, Any]:
         "storage": lambda ctx: storage.contribute(service.storage, ctx),
         "lifecycle": lambda ctx: lifecycle.contribute(service.lifecycle, ctx),
         "placement": lambda ctx: placement.contribute(service.placement, ctx),
+        "switches": lambda ctx: switches.contribute(service.switches, ctx),
     }
     try:
         return _shown(parts[room](context(stack, service)))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -369,6 +373,28 @@ def test_a_registry_that_is_not_there_is_described(url: str, why: str) -> None:
 
 # --- HTTPS, in the lab's own network ---
 
+PINNED = """
+import json, sys
+from ic.incus import client, remotes, transport
+found = remotes.resolve("lab", {"INCUS_CONF": sys.argv[1], "INCUS_GLOBAL_CONF": "/nonexistent"})
+out = []
+for certificate, key in ((found.certificate, found.key), ("", "")):
+    server = remotes.Server(
+        name="lab", host=found.host, port=found.port, fingerprint=sys.argv[2],
+        certificate=certificate, key=key,
+    )
+    with client.Client(transport.connect(server)) as one:
+        out.append(one.get("/1.0")["auth"])
+        if certificate:
+            with one.events({"project": "default"}) as events:
+                events.next(0.05)
+        with one.transport.socket() as again:
+            out.append(again.session_reused)
+        one.close()
+        out.append(one.get("/1.0")["auth"])
+print(json.dumps(out))
+"""
+
 PROGRAM = """
 import json, sys
 from ic import errors
@@ -396,7 +422,7 @@ def conf(lab: labs.Lab, tmp_path: Path) -> Path:
     return tmp_path / "conf"
 
 
-def over_https(lab: labs.Lab, conf: Path) -> dict[str, Any]:
+def over_https(lab: labs.Lab, conf: Path, program: str = PROGRAM, *more: str) -> Any:
     """What a client with these remotes and certificates sees."""
     argv = [
         "nsenter",
@@ -407,8 +433,9 @@ def over_https(lab: labs.Lab, conf: Path) -> dict[str, Any]:
         "-W",
         "error",
         "-c",
-        PROGRAM,
+        program,
         str(conf),
+        *more,
     ]
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     ran = subprocess.run(
@@ -454,3 +481,126 @@ def test_a_client_without_a_certificate_is_told_how_to_get_one(lab: labs.Lab, co
 def test_a_broken_pin_is_told(lab: labs.Lab, conf: Path) -> None:
     (conf / "servercerts/lab.crt").write_text("no certificate")
     assert "not a readable certificate" in over_https(lab, conf)["error"][1]
+
+
+def test_a_fingerprint_is_pin_enough_and_sessions_are_resumed_with_the_same_rights(
+    lab: labs.Lab, conf: Path
+) -> None:
+    shown = lab.api("GET", "/1.0")["environment"]["certificate_fingerprint"]
+    assert over_https(lab, conf, PINNED, shown) == [
+        *("trusted", True, "trusted"),
+        *("untrusted", True, "untrusted"),
+    ]
+
+
+# --- TLS through a socket ---
+
+
+class Secured:
+    """A server of TLS 1.3 on a unix socket: what it was sent, and which connections resumed a session."""
+
+    def __init__(self, folder: Path) -> None:
+        words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=x"
+        files = ["-keyout", str(folder / "key"), "-out", str(folder / "crt")]
+        subprocess.run(["openssl", *words.split(), *files], check=True, capture_output=True)
+        der = ssl.PEM_cert_to_DER_cert((folder / "crt").read_text())
+        self.fingerprint = hashlib.sha256(der).hexdigest()
+        self.path = str(folder / "s")
+        self.received: list[bytes] = []
+        self.resumed: list[bool] = []
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(folder / "crt", folder / "key")
+
+    def serve(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                plain, _ = listener.accept()
+            except OSError:
+                return
+            plain.settimeout(10)
+            with contextlib.suppress(OSError), self.context.wrap_socket(plain, True) as one:
+                self.resumed.append(bool(one.session_reused))
+                data = one.recv(65536)
+                self.received.append(data)
+                if data:
+                    one.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+@pytest.fixture
+def secured(tmp_path: Path) -> Generator[Secured]:
+    made = Secured(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(made.path)
+        listener.listen()
+        thread = threading.Thread(target=made.serve, args=(listener,))
+        thread.start()
+        yield made
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_tls_goes_through_a_socket_and_a_second_connection_resumes_the_session(
+    secured: Secured,
+) -> None:
+    server = remotes.Server(
+        name="api", socket=secured.path, tls=True, fingerprint=secured.fingerprint.upper()
+    )
+    for _ in range(3):
+        with contextlib.closing(transport.connect(server)) as way:
+            assert way.request("GET", "/1.0").body == b"ok"
+    assert secured.resumed == [False, True, True]
+    assert server.url == f"tls+unix://{secured.path}"
+    assert not server.local
+
+
+def test_a_certificate_with_another_fingerprint_is_refused_before_a_byte_is_sent(
+    secured: Secured,
+) -> None:
+    server = remotes.Server(name="api", socket=secured.path, tls=True, fingerprint="ab" * 32)
+    with pytest.raises(errors.Untrusted, match="another certificate") as caught:
+        transport.connect(server).request("GET", "/1.0")
+    assert caught.value.code == "E_TLS_PIN"
+    assert caught.value.details == (
+        f"pinned: {'ab' * 32}",
+        f"shown:  {secured.fingerprint}",
+    )
+    assert "incus remote" not in caught.value.hint
+    assert b"".join(secured.received) == b""
+
+
+def test_a_client_certificate_that_was_replaced_is_read_again(
+    secured: Secured, tmp_path: Path
+) -> None:
+    server = remotes.Server(
+        name="api",
+        socket=secured.path,
+        tls=True,
+        fingerprint=secured.fingerprint,
+        certificate=str(tmp_path / "own.crt"),
+        key=str(tmp_path / "own.key"),
+    )
+    shutil.copy(tmp_path / "crt", tmp_path / "own.crt")
+    shutil.copy(tmp_path / "key", tmp_path / "own.key")
+    before = transport._tls_of(server)
+    assert transport._tls_of(server) is before
+    shutil.copy(tmp_path / "key", tmp_path / "new.key")
+    os.replace(tmp_path / "new.key", tmp_path / "own.key")
+    assert transport._tls_of(server) is not before
+
+
+def test_a_socket_with_nothing_behind_it_is_unreachable(tmp_path: Path) -> None:
+    server = remotes.Server(name="api", socket=str(tmp_path / "s"), tls=True, fingerprint="0" * 64)
+    with pytest.raises(errors.Unreachable, match="no such socket"):
+        transport.connect(server).request("GET", "/1.0")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(server.socket)
+        listener.listen()
+
+        def hang_up() -> None:
+            listener.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(errors.Unreachable, match="closed at once"):
+            transport.connect(server).request("GET", "/1.0")
+        thread.join()

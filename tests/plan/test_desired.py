@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ic import errors
+from ic import errors, names
 from ic.fields import section
 from ic.plan import claims, desired
 from tests.plan import world
@@ -145,11 +145,21 @@ def test_proxies_are_read_from_fields() -> None:
     assert claims.proxies(fields) == [("tcp", "0.0.0.0", 80), ("udp", "::1", 53)]
 
 
-def test_what_is_said_once_is_not_said_again() -> None:
-    text = "name: shop\nservices: {db: {image: postgres, scale: 2}}"
-    stack = world.load(text, "/srv/shop")
-    here = world.with_images(world.World(), stack)
-    first = built(text, here)
-    assert [one.code for one in first.diagnostics] == ["W_HEALTHCHECK"]
-    here = world.apply(here, world.plan(stack, here, world.options()))
-    assert built(text, here).diagnostics == ()
+def test_what_an_action_without_a_check_means_is_said() -> None:
+    text = "name: shop\nservices: {db: {image: nginx, x-ic: {on_unhealthy: stop}}}"
+    found = built(text)
+    assert [one.code for one in found.diagnostics] == ["W_NO_HEALTHCHECK"]
+    assert found.resources["instance:db/1"].fields["config", names.HEALTH_ON_UNHEALTHY] == "stop"
+    checked = text.replace("nginx,", "nginx, healthcheck: {test: x},")
+    assert built(checked).diagnostics == ()
+
+
+def test_health_is_not_waited_for_where_there_is_no_check() -> None:
+    text = (
+        "name: shop\nservices: {db: {image: nginx}, "
+        "web: {image: nginx, depends_on: {db: {condition: service_healthy}}}}"
+    )
+    with pytest.raises(errors.PlanError) as caught:
+        built(text)
+    assert "waits for 'db' to be healthy, which has no health check" in caught.value.summary
+    built(text.replace("db: {image: nginx}", "db: {image: checked}"))

@@ -36,14 +36,18 @@ IMAGES: dict[str, image.ImageConfig] = {
         env=(PATH, "PGDATA=/var/lib/postgresql/data"),
         user="postgres",
         volumes=("/var/lib/postgresql/data",),
-        healthcheck={"Test": ["CMD", "pg_isready"]},
+    ),
+    "checked": image.ImageConfig(
+        cmd=("serve",),
+        env=(PATH,),
+        healthcheck={"Test": ["CMD", "ready"], "Interval": 10_000_000_000},
     ),
     "busybox": image.ImageConfig(cmd=("sh",), env=(PATH,)),
 }
 
 
 def image_facts(reference: str, version: int = 1) -> image.ImageFacts:
-    """A registry's answer: a digest made from the reference, and one of three configs."""
+    """A registry's answer: a digest made from the reference, and one of a few configs."""
     digest = f"sha256:{names.short_hash(f'{reference}/{version}', 12)}"
     stem = reference.partition(":")[0].rpartition("/")[2]
     config = IMAGES.get(stem, IMAGES["busybox"])

@@ -1,0 +1,311 @@
+"""Waits until instances are as they shall be: healthy, or only running, or ended well.
+
+Enters: a client, and what is waited for. Leaves: nothing, or the IcError of the first that failed. Waits on
+the server's events, and looks now and then, because not every end of a short-lived process is told. How
+an instance stands is read off its keys by `standing`, which is pure; the status in them is the daemon's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, cast
+from urllib.parse import unquote
+
+import msgspec
+
+from ic import errors, names
+from ic.engine import recover
+from ic.engine import sidecar as sidecars
+from ic.incus import client as incus
+from ic.incus import lxclog
+
+if TYPE_CHECKING:
+    from ic.resources import kind
+
+Body = dict[str, Any]
+Condition = Literal["healthy", "running", "completed"]
+
+LOOK_SECONDS = 2.0  # without an event, everything is looked at again after this long
+STATE_SECONDS = 5.0  # how often the daemon itself is looked at
+TICK_SECONDS = 0.25  # how soon an interruption is noticed
+SHOWN_OUTPUT_LINES = 10
+
+
+class Watch(msgspec.Struct, frozen=True, kw_only=True):
+    """One instance that is waited for.
+
+    `healthy` needs a healthcheck; `running` is content with a running instance that has none, else it must
+    be healthy as well (docker's `running or healthy`); `completed` is an end with status 0. `ends` is how
+    many ends that its restart policy makes up for are borne.
+    """
+
+    name: str
+    condition: Condition = "healthy"
+    ends: int = 0
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How an instance stands: `word` is done, waiting, ended, or failed; `reason` in words."""
+
+    word: Literal["done", "waiting", "ended", "failed"]
+    reason: str = ""
+
+
+def standing(body: Mapping[str, Any], condition: Condition) -> Standing:
+    """How an instance stands, by its body as the API shows it. Pure.
+
+    A status that was written before the instance's last start is of an earlier run, and says nothing.
+    """
+    config = cast("dict[str, str]", body.get("config") or {})
+    power = str(body.get("status", ""))
+    if power == "Stopped":
+        return Standing("ended")
+    if condition == "completed":
+        return Standing("waiting", "has not ended")
+    if power != "Running":
+        return Standing("waiting", f"is {power.lower() or 'unknown'}")
+    if not is_checked(config):
+        if condition == "running":
+            return Standing("done")
+        return Standing("failed", "has no healthcheck")
+    status = status_now(body)
+    if status == "healthy":
+        return Standing("done")
+    if status == "unhealthy":
+        return Standing("failed", "is unhealthy")
+    return Standing("waiting", f"is {status or 'not checked yet'}")
+
+
+def is_checked(config: Mapping[str, str]) -> bool:
+    """Whether an instance has a healthcheck. Pure."""
+    test = config.get(names.HEALTH_TEST, "")
+    return bool(test) and test.replace(" ", "") not in ("[]", '["NONE"]')
+
+
+def status_now(body: Mapping[str, Any]) -> str:
+    """The health status of an instance's present run; empty when none was told yet. Pure."""
+    config = cast("dict[str, str]", body.get("config") or {})
+    status = config.get(names.HEALTH_STATUS, "")
+    started = recover.wall_ms(str(body.get("last_used_at", "")))
+    told = claims(config).get("at")
+    if isinstance(told, int) and started is not None and told < started:
+        return ""
+    return status
+
+
+def claims(config: Mapping[str, str]) -> dict[str, object]:
+    """What the health daemon keeps on an instance (`user.ic.health`); empty when it is no JSON. Pure."""
+    try:
+        found: object = msgspec.json.decode(config.get(names.HEALTH, "{}"))
+    except (msgspec.MsgspecError, RecursionError):
+        return {}
+    return cast("dict[str, object]", found) if isinstance(found, dict) else {}
+
+
+class Daemon(msgspec.Struct, frozen=True, kw_only=True):
+    """The health daemon whose word is waited for: its volume, and for how long (ms) it may not watch."""
+
+    state_path: str
+    state_query: dict[str, str] = {}
+    patience_ms: int = 30_000
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What ends the waiting: `timeout` in seconds (0: none), and a person.
+
+    `told` takes what is waited for: a reason by instance.
+    """
+
+    timeout: float = 0.0
+    interrupted: Callable[[], bool] = lambda: False
+    told: Callable[[Mapping[str, str]], None] = lambda _: None
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+def wait(
+    client: incus.Client,
+    query: Mapping[str, str],
+    watches: tuple[Watch, ...],
+    daemon: Daemon | None,
+    limits: Limits,
+) -> None:
+    """Wait until all are as they shall be.
+
+    Raises OperationFailed for the first that is unhealthy (E_UNHEALTHY), ended (E_EXIT_CODE), or whose health
+    daemon does not watch (E_HEALTHD); TimedOut; Interrupted; NotFound for an instance that is gone.
+    """
+    waiting = _Waiting(client, query, watches, daemon, limits)
+    while not waiting.over():
+        waiting.check()  # the server restarts: connect and look again
+        limits.sleep(TICK_SECONDS)
+
+
+class _Waiting:
+    def __init__(
+        self,
+        client: incus.Client,
+        query: Mapping[str, str],
+        watches: tuple[Watch, ...],
+        daemon: Daemon | None,
+        limits: Limits,
+    ) -> None:
+        self.client = client
+        self.query = query
+        self.limits = limits
+        self.daemon = daemon
+        self.left = {one.name: one for one in watches}
+        self.reasons: dict[str, str] = {}
+        self.ends: dict[str, set[str]] = {}
+        self.began = limits.clock()
+        self.looked = self.began
+        self.asked = self.began  # when the daemon was looked at last
+        self.trouble: tuple[float, str] | None = None  # since when it does not watch, and why
+
+    # --- events ---
+
+    def over(self) -> bool:
+        """Whether all are as they shall be; False when the server went away before."""
+        try:
+            with self.client.events(self.query) as stream:
+                self.look()  # after the subscription, so that nothing is missed in between
+                while self.left:
+                    self.take(stream.next(TICK_SECONDS))
+        except errors.Unreachable:
+            return False
+        return True
+
+    def take(self, event: Mapping[str, Any] | None) -> None:
+        """An event, or none for a tick: look at whom it is about, or (now and then) at all."""
+        self.check()
+        metadata = cast("Body", (event or {}).get("metadata") or {})
+        name = str(metadata.get("name", ""))
+        action = str(metadata.get("action", ""))
+        if name in self.left and action.startswith("instance-"):
+            self._judge(name)
+        elif self.limits.clock() - self.looked >= LOOK_SECONDS:
+            self.look()
+
+    def look(self) -> None:
+        """Look at all that is left."""
+        self.looked = self.limits.clock()
+        for name in tuple(self.left):
+            self._judge(name)
+        self.limits.told(dict(self.reasons))
+
+    def check(self) -> None:
+        """Raise when the waiting is over: a person, the time, a daemon that does not watch."""
+        limits = self.limits
+        if limits.interrupted():
+            raise errors.Interrupted("cannot wait any longer: interrupted")
+        now = limits.clock()
+        if limits.timeout and now - self.began >= limits.timeout:
+            what = [f"{name} {self.reasons.get(name, '')}".strip() for name in sorted(self.left)]
+            raise errors.TimedOut(
+                f"cannot wait any longer: not all is well after {limits.timeout:g} s",
+                details=tuple(what),
+                hint="`ic ps` shows how the services are",
+                code="E_WAIT_TIMEOUT",
+            )
+        if self.daemon is not None and self._needs_daemon():
+            self._check_daemon(self.daemon, now)
+
+    def _needs_daemon(self) -> bool:
+        return any(one.condition != "completed" for one in self.left.values())
+
+    def _check_daemon(self, daemon: Daemon, now: float) -> None:
+        if now - self.asked < STATE_SECONDS and now - self.began < daemon.patience_ms / 1000:
+            return
+        if now - self.asked < TICK_SECONDS:
+            return
+        self.asked = now
+        state = sidecars.read_state(self.client, daemon.state_path, daemon.state_query)
+        if state is not None and state.state == "watching":
+            self.trouble = None
+            return
+        why = sidecars.trouble(state)
+        since = self.trouble[0] if self.trouble else self.began
+        self.trouble = (since, why)
+        if now - since >= daemon.patience_ms / 1000:
+            raise errors.OperationFailed(
+                f"cannot wait for health: the health daemon does not watch: {why}",
+                details=tuple(f"{name} {why}" for name, why in sorted(self.reasons.items())),
+                hint="`ic healthd status` and `ic healthd logs` tell more",
+                code="E_HEALTHD",
+            )
+
+    # --- one instance ---
+
+    def _judge(self, name: str) -> None:
+        watch = self.left[name]
+        body = cast("Body", self.client.get(incus.path("instances", name), self.query))
+        found = standing(body, watch.condition)
+        self.reasons[name] = found.reason
+        if found.word == "ended":
+            self._ended(watch, body)
+        elif found.word == "failed":
+            raise self._failed(name, body, found.reason)
+        elif found.word == "done":
+            self._done(name)
+
+    def _done(self, name: str) -> None:
+        del self.left[name]
+        self.reasons.pop(name, None)
+
+    def _ended(self, watch: Watch, body: Body) -> None:
+        path = incus.path("instances", watch.name)
+        code = lxclog.exit_code(self.client.log_file(path, "lxc.log", self.query))
+        if watch.condition == "completed" and code == 0:
+            self._done(watch.name)
+            return
+        config = cast("dict[str, str]", body.get("config") or {})
+        ends = self.ends.setdefault(watch.name, set())
+        ends.add(str(body.get("last_used_at", "")))
+        if len(ends) <= watch.ends and comes_back(config.get(names.RESTART, ""), code):
+            self.reasons[watch.name] = "has ended, and is started again"
+            return
+        how = "has ended" if code is None else f"ended with exit code {code}"
+        raise errors.OperationFailed(
+            f"cannot go on with instance {watch.name}: it {how}",
+            details=self._last_output(path),
+            code="E_EXIT_CODE",
+        )
+
+    def _failed(self, name: str, body: Body, reason: str) -> errors.OperationFailed:
+        config = cast("dict[str, str]", body.get("config") or {})
+        said = config.get(names.HEALTH_OUTPUT, "")
+        probe = (f"its probe said: {said}",) if said else ()
+        return errors.OperationFailed(
+            f"cannot go on with instance {name}: it {reason}",
+            details=(*probe, *self._last_output(incus.path("instances", name))),
+            code="E_UNHEALTHY",
+        )
+
+    def _last_output(self, path: str) -> tuple[str, ...]:
+        try:
+            text = self.client.console_log(path, self.query).decode(errors="replace")
+        except errors.IncusError:
+            return ()
+        return tuple(line.rstrip() for line in text.splitlines()[-SHOWN_OUTPUT_LINES:])
+
+
+def comes_back(policy: str, code: int | None) -> bool:
+    """Whether a restart policy makes up for an end with this exit code (None: unknown). Pure."""
+    if policy in ("always", "unless-stopped"):
+        return True
+    return policy.startswith("on-failure") and code != 0
+
+
+# --- a plan's step ----------------------------------------------------------------------------------
+
+
+def await_healthy(
+    client: incus.Client, deed: kind.AwaitHealthy, interrupted: Callable[[], bool]
+) -> None:
+    """Wait for what a service depends on; an end, or a bad verdict, is a failure at once."""
+    name = unquote(deed.path.rpartition("/")[2])
+    daemon = Daemon(
+        state_path=deed.state_path, state_query=deed.state_query, patience_ms=deed.patience_ms
+    )
+    wait(client, deed.query, (Watch(name=name),), daemon, Limits(interrupted=interrupted))

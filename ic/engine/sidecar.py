@@ -1,0 +1,470 @@
+"""The health daemon's sidecar as a run sets it up: a file put into it, an identity given, rights taken away.
+
+Enters: the deeds `Place`, `Enrol` and `Revoke`, and the tools of a run. Leaves: what they brought, or an
+IcError whose reason is the daemon's own. Not pure; runs on pool threads and keeps no state.
+
+A token is a secret for as long as it is not used: it goes from the server's answer into a file of the
+sidecar's memory, and nowhere else. Whatever ends the waiting for its use cancels it (docs/healthd.md).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import stat as modes
+from typing import TYPE_CHECKING, Any, Protocol, cast
+from urllib.parse import unquote
+
+import msgspec
+
+from ic import errors
+from ic.incus import client as incus
+from ic.resources import sidecar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ic.engine import deeds
+    from ic.resources import kind
+
+Body = dict[str, Any]
+
+FIRST_LOOK, LONGEST_LOOK = 0.05, 0.4  # seconds between looks at the state file
+TOKEN_LIMIT = 64 * 1024  # bytes of a token's file
+SHOWN_OUTPUT_LINES = 10
+NEVER_EXPIRES = "0001-01-01T00:00:00Z"
+REMEDY = (
+    "the sidecar's image needs Python 3.10 or newer: `--healthd-image python:3-alpine`, "
+    "or `x-ic: {healthd: {image: ...}}` in the compose file; `--no-healthd` goes without it"
+)
+
+
+class Server(Protocol):
+    """The part of `ic.incus.client.Client` that taking rights away uses."""
+
+    def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
+        """The metadata of a GET."""
+        ...
+
+    def call(self, method: str, path: str, query: Mapping[str, str] | None = None) -> Any:
+        """One request that changes something."""
+        ...
+
+
+# --- a file ---------------------------------------------------------------------------------------
+
+
+def place(tools: deeds.Tools, deed: kind.Place) -> None:
+    """Put a file of this machine into an instance, the directories to it first. Done twice, it is the same.
+
+    Raises PlanError when the file cannot be read.
+    """
+    try:
+        with open(deed.source, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise errors.PlanError(
+            f"cannot put {deed.source} into {_noun(deed.path)}: {error.strerror}",
+            hint="`--healthd-binary PATH` names another ic.pyz",
+        ) from error
+    wanted = [*deed.directories, os.path.dirname(deed.file)]
+    for directory in dict.fromkeys(above for one in wanted for above in _chain(one)):
+        tools.guard()
+        if tools.client.file_stat(deed.path, directory, deed.query) is None:
+            root = incus.FileStat(type="directory", mode=0o755, uid=0, gid=0)
+            tools.client.file_push(deed.path, directory, deed.query, stat=root)
+    tools.guard()
+    owner = incus.FileStat(type="file", mode=int(deed.mode, 8), uid=0, gid=0)
+    tools.client.file_push(deed.path, deed.file, deed.query, stat=owner, content=content)
+
+
+def _chain(directory: str) -> list[str]:
+    """A directory and all above it, the root aside, the highest first."""
+    parts = [part for part in directory.split("/") if part]
+    return ["/" + "/".join(parts[:end]) for end in range(1, len(parts) + 1)]
+
+
+def _noun(path: str) -> str:
+    return f"instance {unquote(path.rpartition('/')[2])}"
+
+
+# --- rights ---------------------------------------------------------------------------------------
+
+
+def revoke(client: Server, deed: kind.Revoke, guard: Callable[[], None]) -> None:
+    """Take rights away: no certificate and no pending token of this name and these projects is left.
+
+    Raises Forbidden, naming what an administrator has to do, for who may not edit the server's trust.
+    """
+    cancel_tokens(client, deed.name, deed.projects, guard)
+    for fingerprint in certificates(client, deed.name, deed.projects):
+        guard()
+        try:
+            client.call("DELETE", incus.path("certificates", fingerprint))
+        except errors.NotFound:
+            continue
+        except errors.Forbidden as error:
+            raise errors.Forbidden(
+                f"cannot revoke the health daemon's certificate {fingerprint[:12]}: "
+                "only an administrator of the server may",
+                hint=f"ask one to run `incus config trust remove {fingerprint[:12]}`",
+            ) from error
+
+
+def certificates(client: Server, name: str, projects: tuple[str, ...]) -> tuple[str, ...]:
+    """The fingerprints of trusted certificates of this name that are restricted to exactly these projects.
+
+    One whose projects are all gone is no use to anybody, and is counted as well.
+    """
+    listed = cast("list[Body]", client.get("/1.0/certificates", {"recursion": "1"}) or [])
+    return tuple(
+        str(one["fingerprint"])
+        for one in listed
+        if one.get("name") == name
+        and one.get("restricted")
+        and tuple(sorted(one.get("projects") or ())) in (tuple(sorted(projects)), ())
+    )
+
+
+def cancel_tokens(
+    client: Server,
+    name: str,
+    projects: tuple[str, ...],
+    guard: Callable[[], None] = lambda: None,
+) -> int:
+    """Cancel the pending tokens of this name that are restricted to exactly these projects; how many."""
+    groups = cast(
+        "dict[str, list[Body]]",
+        client.get("/1.0/operations", {"recursion": "1", "project": "default"}) or {},
+    )
+    found = 0
+    for operation in [one for group in groups.values() for one in group]:
+        asked = _asked(operation)
+        if (
+            operation.get("class") == "token"
+            and operation.get("status_code") in (None, 103, 105, 108)
+            and asked.get("name") == name
+            and asked.get("restricted")
+            and sorted(asked.get("projects") or ()) == sorted(projects)
+        ):
+            guard()
+            _cancel(client, str(operation["id"]))
+            found += 1
+    return found
+
+
+def _asked(operation: Body) -> Body:
+    """The request that a token's operation was made by."""
+    metadata = cast("Body", operation.get("metadata") or {})
+    return cast("Body", metadata.get("request") or {})
+
+
+def _cancel(client: Server, operation: str) -> None:
+    try:
+        client.call("DELETE", incus.path("operations", operation))
+    except errors.NotFound:
+        return  # used, or lost with the daemon that had it
+
+
+# --- identity -------------------------------------------------------------------------------------
+
+
+class _Token(msgspec.Struct, frozen=True):
+    """A token's text, and the operation that is cancelled to take it back (empty: not ours to cancel)."""
+
+    text: bytes
+    operation: str = ""
+
+
+def enrol(tools: deeds.Tools, deed: kind.Enrol) -> dict[str, str]:
+    """Give the started daemon its identity and wait until it watches; the certificate's fingerprint.
+
+    Raises OperationFailed (E_HEALTHD) with the daemon's own reason when it does not get there in time, when
+    its process ends, or when what a given token brought is not restricted to these projects; Forbidden for
+    who may make no token; Interrupted. In every case nothing of the token is left.
+    """
+    enrolment = _Enrolment(tools, deed)
+    if tools.token_file:
+        return enrolment.run(lambda: _Token(read_token(tools.token_file)))
+    revoke(tools.client, _as_revoke(deed), tools.guard)
+    try:
+        return enrolment.run(lambda: _made(tools, deed))
+    except _Refused:  # a token is lost with the daemon that made it: one more
+        return enrolment.run(lambda: _made(tools, deed))
+
+
+def _as_revoke(deed: kind.Enrol) -> kind.Revoke:
+    from ic.resources import kind
+
+    return kind.Revoke(name=deed.name, projects=deed.projects)
+
+
+def _made(tools: deeds.Tools, deed: kind.Enrol) -> _Token:
+    """A new token of the server, restricted to the projects. Raises Forbidden with what is to be done."""
+    body: Body = {
+        "name": deed.name,
+        "type": "client",
+        "token": True,
+        "restricted": True,
+        "projects": list(deed.projects),
+    }
+    tools.guard()
+    try:
+        reply = tools.client.send("POST", "/1.0/certificates", None, body)
+    except errors.TimedOut:
+        # The answer is lost, and with it the secret: what was made is taken back, and made again.
+        cancel_tokens(tools.client, deed.name, deed.projects, tools.guard)
+        reply = tools.client.send("POST", "/1.0/certificates", None, body)
+    except errors.Forbidden as error:
+        raise errors.Forbidden(
+            "cannot give the health daemon an identity: only an administrator of the server may",
+            details=(f"an administrator runs: {command(deed.name, deed.projects)}",),
+            hint="write the token that it prints into a file of mode 0600 and give it with "
+            "`--healthd-token FILE`; or go without the daemon: `--no-healthd`",
+        ) from error
+    operation = cast("Body", reply.metadata or {})
+    brought = cast("Body", operation.get("metadata") or {})
+    text = encoded(
+        {
+            "client_name": deed.name,
+            "fingerprint": brought.get("fingerprint", ""),
+            "addresses": brought.get("addresses") or [],
+            "secret": brought.get("secret", ""),
+            "expires_at": brought.get("expiresAt") or NEVER_EXPIRES,
+        }
+    )
+    return _Token(text, str(operation.get("id") or reply.operation.rpartition("/")[2]))
+
+
+def encoded(fields: Mapping[str, object]) -> bytes:
+    """A token as a client takes it: base64 of JSON. Pure."""
+    return base64.b64encode(msgspec.json.encode(fields)) + b"\n"
+
+
+def command(name: str, projects: tuple[str, ...]) -> str:
+    """What an administrator types for such a token. Pure."""
+    return f'incus config trust add "{name}" --restricted --projects {",".join(projects)} --quiet'
+
+
+def read_token(path: str) -> bytes:
+    """The token in a file that an administrator's was written to. Its value is never part of an error.
+
+    Raises UsageError for a file that others may read, that cannot be read, or that holds no token.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise errors.UsageError(f"cannot read token file {path}: {error.strerror}") from error
+    try:
+        _check_token_file(path, os.fstat(descriptor))
+        text = os.read(descriptor, TOKEN_LIMIT)
+    finally:
+        os.close(descriptor)
+    if not _is_token(text):
+        raise errors.UsageError(
+            f"cannot use token file {path}: what it holds is no token of Incus",
+            hint="it holds the one line that `incus config trust add ... --quiet` prints",
+            code="E_TOKEN_FORMAT",
+        )
+    return text.strip() + b"\n"
+
+
+def _check_token_file(path: str, found: os.stat_result) -> None:
+    if not modes.S_ISREG(found.st_mode):
+        raise errors.UsageError(f"cannot read token file {path}: it is no regular file")
+    if found.st_mode & 0o077:
+        raise errors.UsageError(
+            f"cannot use token file {path}: others may read it (mode {found.st_mode & 0o777:04o})",
+            hint=f"chmod 600 {path}",
+            code="E_TOKEN_MODE",
+        )
+    if found.st_uid not in (os.geteuid(), 0):
+        raise errors.UsageError(
+            f"cannot use token file {path}: it belongs to somebody else", code="E_TOKEN_MODE"
+        )
+
+
+def _is_token(text: bytes) -> bool:
+    try:
+        fields: object = msgspec.json.decode(base64.b64decode(text.strip(), validate=True))
+    except (binascii.Error, ValueError, msgspec.MsgspecError, RecursionError):
+        return False
+    if not isinstance(fields, dict):
+        return False
+    known = cast("dict[str, object]", fields)
+    return all(isinstance(known.get(key), str) and known[key] for key in ("secret", "fingerprint"))
+
+
+class _Refused(errors.OperationFailed):
+    """The daemon could not use the token that it was given; another one may do."""
+
+    code = "E_HEALTHD"
+
+
+class _Enrolment:
+    """One sidecar that is being given an identity."""
+
+    def __init__(self, tools: deeds.Tools, deed: kind.Enrol) -> None:
+        self.tools = tools
+        self.client = tools.client
+        self.deed = deed
+        self.started = self._alive()
+
+    def run(self, token: Callable[[], _Token]) -> dict[str, str]:
+        """Hand one token over and wait for its use. Raises _Refused when another one may help."""
+        before = self._state()
+        given = token()
+        try:
+            self._hand_over(given.text)
+            return self._watching(before)
+        except BaseException:
+            self._take_back(given)
+            raise
+
+    def _alive(self) -> str:
+        """When the sidecar was started. Raises OperationFailed when it is not running any more."""
+        found = cast("Body", self.client.get(self.deed.path, self.deed.query))
+        if found.get("status") != "Running":
+            raise self._ended()
+        return str(found.get("last_used_at", ""))
+
+    def _ended(self) -> errors.OperationFailed:
+        from ic.incus import lxclog
+
+        path, query = self.deed.path, self.deed.query
+        code = lxclog.exit_code(self.client.log_file(path, "lxc.log", query))
+        how = "ended" if code is None else f"ended with exit code {code}"
+        try:
+            said = self.client.console_log(path, query).decode(errors="replace")
+        except errors.IncusError:
+            said = ""
+        return errors.OperationFailed(
+            f"cannot set up the health daemon: its process {how}",
+            details=tuple(line.rstrip() for line in said.splitlines()[-SHOWN_OUTPUT_LINES:]),
+            hint=REMEDY,
+            code="E_HEALTHD",
+        )
+
+    def _state(self) -> sidecar.State | None:
+        return read_state(self.client, self.deed.state_path, self.deed.state_query)
+
+    # --- the token's way ---
+
+    def _hand_over(self, token: bytes) -> None:
+        """A directory that only root opens, then the file in it: a push shows an empty 0644 file first."""
+        path, query = self.deed.path, self.deed.query
+        directory = incus.FileStat(type="directory", mode=0o700, uid=0, gid=0)
+        file = incus.FileStat(type="file", mode=0o400, uid=0, gid=0)
+        try:
+            self._remove(sidecar.TOKEN_FILE)
+            self.tools.guard()
+            self.client.file_push(path, sidecar.TOKEN_DIRECTORY, query, stat=directory)
+            self.client.file_push(path, sidecar.TOKEN_FILE, query, stat=file, content=token)
+        except errors.NotFound as error:
+            self._alive()  # its memory is gone with its process
+            raise errors.OperationFailed(
+                f"cannot hand the health daemon its token: no {sidecar.TOKEN_DIRECTORY} in its image",
+                hint=REMEDY,
+                code="E_HEALTHD",
+            ) from error
+
+    def _take_back(self, token: _Token) -> None:
+        """Nobody shall use it any more. What cannot be reached now is cancelled by the next run."""
+        import contextlib
+
+        with contextlib.suppress(errors.IcError):
+            if token.operation:
+                _cancel(self.client, token.operation)
+        with contextlib.suppress(errors.IcError):
+            self._remove(sidecar.TOKEN_FILE)
+
+    def _remove(self, file: str) -> None:
+        query = {**self.deed.query, "path": file}
+        try:
+            self.client.call("DELETE", f"{self.deed.path}/files", query)
+        except errors.NotFound:
+            return
+
+    # --- waiting ---
+
+    def _watching(self, before: sidecar.State | None) -> dict[str, str]:
+        """Wait until the daemon watches with a certificate that the server knows as the token's."""
+        tools = self.tools
+        end = tools.clock() + self.deed.patience_ms / 1000
+        pause = FIRST_LOOK
+        while True:
+            state = self._state()
+            if state is not None and state.state == "watching" and self._is_trusted(state):
+                return {"certificate": state.certificate}
+            if tools.interrupted():
+                raise errors.Interrupted("cannot set up the health daemon: interrupted")
+            if self._alive() != self.started:
+                raise self._ended()
+            if state is not None and state != before and state.state == "token-refused":
+                raise self._failure(state, _Refused)
+            if tools.clock() + pause > end:
+                raise self._failure(state)
+            tools.sleep(pause)
+            pause = min(pause * 1.5, LONGEST_LOOK)
+
+    def _is_trusted(self, state: sidecar.State) -> bool:
+        """Whether the server knows the daemon's certificate, restricted as it has to be.
+
+        Raises OperationFailed for one with more rights: it is revoked, where that is allowed.
+        """
+        at = incus.path("certificates", state.certificate)
+        try:
+            found = cast("Body", self.client.get(at))
+        except errors.NotFound:
+            return False
+        projects = sorted(cast("list[str]", found.get("projects") or []))
+        if found.get("restricted") and projects == sorted(self.deed.projects):
+            return True
+        import contextlib
+
+        with contextlib.suppress(errors.IncusError):
+            self.client.call("DELETE", at)
+        raise errors.OperationFailed(
+            "cannot set up the health daemon: the token that was given brings more rights, or others, "
+            f"than those in project {', '.join(self.deed.projects)}",
+            hint=f"an administrator runs: {command(self.deed.name, self.deed.projects)}",
+            code="E_TOKEN_RIGHTS",
+        )
+
+    def _failure(
+        self,
+        state: sidecar.State | None,
+        of: type[errors.OperationFailed] = errors.OperationFailed,
+    ) -> errors.OperationFailed:
+        return of(
+            f"cannot set up the health daemon: {trouble(state)}",
+            details=("the token was cancelled",),
+            hint="`ic healthd logs` shows what it says; the next `up` or `apply` tries again",
+            code="E_HEALTHD",
+        )
+
+
+def with_remedy(error: errors.IcError, address: str) -> errors.IcError:
+    """An entrypoint that cannot be run: of the sidecar it is the interpreter that is missing. Pure."""
+    if address != sidecar.ADDRESS or error.code != "E_ENTRYPOINT":
+        return error
+    return type(error)(error.summary, details=error.details, hint=REMEDY, code=error.code)
+
+
+# --- its state ------------------------------------------------------------------------------------
+
+
+def read_state(client: incus.Client, volume: str, query: Mapping[str, str]) -> sidecar.State | None:
+    """What the daemon says of itself, read from its volume; None when it has said nothing (readable)."""
+    try:
+        return sidecar.decode(client.file_get(volume, sidecar.STATE_FILE, query)[1])
+    except errors.NotFound:
+        return None
+
+
+def trouble(state: sidecar.State | None) -> str:
+    """Why a daemon does not watch, in its own words. Pure."""
+    if state is None:
+        return "it has said nothing"
+    return f"{state.state}: {state.detail}" if state.detail else f"it is {state.state}"

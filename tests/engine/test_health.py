@@ -1,0 +1,293 @@
+"""Waiting for health: how an instance stands (pure), and the waiting itself on the real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from ic import errors, names
+from ic.engine import health
+from ic.incus import client as incus
+from ic.incus import remotes, transport
+from ic.resources import kind, sidecar
+from tests.lab import lab as labs
+
+TEST = '["CMD","true"]'
+STARTED = "2026-11-23T08:00:00.5Z"
+STARTED_MS = 1795420800500
+
+
+def body(status: str = "Running", **config: str) -> dict[str, Any]:
+    return {
+        "status": status,
+        "last_used_at": STARTED,
+        "config": {f"user.{key.replace('__', '.')}": value for key, value in config.items()},
+    }
+
+
+def checked(verdict: str, **more: str) -> dict[str, Any]:
+    return body(healthcheck__test=TEST, healthcheck__status=verdict, **more)
+
+
+# --- how an instance stands ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "condition", "word"),
+    [
+        (checked("healthy"), "healthy", "done"),
+        (checked("healthy"), "running", "done"),
+        (checked("starting"), "healthy", "waiting"),
+        (checked("starting"), "running", "waiting"),
+        (checked("unknown"), "healthy", "waiting"),
+        (checked(""), "healthy", "waiting"),
+        (checked("unhealthy"), "healthy", "failed"),
+        (checked("unhealthy"), "running", "failed"),
+        (body(), "healthy", "failed"),
+        (body(), "running", "done"),
+        (body(healthcheck__test='["NONE"]'), "running", "done"),
+        (body("Stopped"), "healthy", "ended"),
+        (body("Stopped"), "completed", "ended"),
+        (body(), "completed", "waiting"),
+        (body("Frozen"), "running", "waiting"),
+        (body("Error"), "healthy", "waiting"),
+    ],
+)
+def test_how_an_instance_stands(
+    found: dict[str, Any], condition: health.Condition, word: str
+) -> None:
+    assert health.standing(found, condition).word == word
+
+
+@pytest.mark.parametrize(
+    ("told", "word"),
+    [(STARTED_MS - 1, "waiting"), (STARTED_MS, "done"), (STARTED_MS + 5000, "done")],
+)
+def test_a_status_of_an_earlier_run_says_nothing(told: int, word: str) -> None:
+    found = checked("healthy", ic__health=json.dumps({"restarts": 1, "at": told}))
+    assert health.standing(found, "healthy").word == word
+
+
+@pytest.mark.parametrize("claims", ["", "x", "[1]", '{"at": "soon"}', "[" * 5000])
+def test_a_status_is_taken_as_it_is_where_nobody_says_when_it_was_told(claims: str) -> None:
+    assert health.standing(checked("healthy", ic__health=claims), "healthy").word == "done"
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "comes"),
+    [
+        ("", 1, False),
+        ("no", 1, False),
+        ("always", 0, True),
+        ("unless-stopped", None, True),
+        ("on-failure", 1, True),
+        ("on-failure:3", None, True),
+        ("on-failure", 0, False),
+    ],
+)
+def test_which_ends_a_restart_policy_makes_up_for(
+    policy: str, code: int | None, comes: bool
+) -> None:
+    assert health.comes_back(policy, code) is comes
+
+
+# --- waiting ------------------------------------------------------------------------------------------
+
+IDLE = "/bin/sh -c 'trap \"exit 0\" TERM; while :; do sleep 1000 & wait $!; done'"
+VOLUME = "/1.0/storage-pools/default/volumes/custom/state"
+
+
+class Stage:
+    """A project with instances whose health the test itself tells, as the daemon would."""
+
+    def __init__(self, lab: labs.Lab, name: str) -> None:
+        self.lab = lab
+        self.name = name
+        self.query = {"project": name}
+        server = remotes.Server(name="lab", socket=str(lab.socket))
+        self.client = incus.Client(transport.connect(server))
+        source = {
+            "type": "image",
+            "mode": "pull",
+            "protocol": "oci",
+            "server": f"https://{labs.REGISTRY}",
+            "alias": "library/busybox:1",
+        }
+        pulled = self.client.call(
+            "POST", "/1.0/images", {"project": "default"}, {"source": source, "auto_update": False}
+        )
+        self.fingerprint = pulled["fingerprint"]
+
+    def run(self, name: str, command: str = IDLE, **config: str) -> None:
+        recipe = (
+            f"lxc.execute.cmd=\nlxc.init.cmd={command}\nlxc.signal.halt=SIGTERM\nlxc.log.level=info"
+        )
+        made = {
+            "name": name,
+            "type": "container",
+            "profiles": [],
+            "config": {"raw.lxc": recipe, "user.healthcheck.test": TEST, **config},
+            "devices": {"root": {"type": "disk", "path": "/", "pool": "default"}},
+            "source": {"type": "image", "fingerprint": self.fingerprint},
+        }
+        self.client.call("POST", "/1.0/instances", self.query, made)
+        self.start(name)
+
+    def start(self, name: str) -> None:
+        path = f"/1.0/instances/{name}/state"
+        self.client.call("PUT", path, self.query, {"action": "start", "timeout": 30})
+
+    def tell(self, name: str, **config: str) -> None:
+        keys = {f"user.healthcheck.{key}": value for key, value in config.items()}
+        self.client.call("PATCH", f"/1.0/instances/{name}", self.query, {"config": keys})
+
+    def soon(self, seconds: float, name: str, **config: str) -> None:
+        threading.Timer(seconds, lambda: self.tell(name, **config)).start()
+
+    def wait(
+        self, *watches: health.Watch, daemon: health.Daemon | None = None, **limits: Any
+    ) -> float:
+        """Wait; how many seconds it took."""
+        began = time.monotonic()
+        health.wait(self.client, self.query, watches, daemon, health.Limits(**limits))
+        return time.monotonic() - began
+
+    def state(self, word: sidecar.Word, detail: str = "") -> None:
+        """What the daemon says of itself."""
+        told = sidecar.encode(sidecar.State(state=word, since=1, detail=detail))
+        mode = incus.FileStat(type="file", mode=0o600, uid=0, gid=0)
+        self.client.file_push(VOLUME, sidecar.STATE_FILE, self.query, stat=mode, content=told)
+
+
+@pytest.fixture(scope="module")
+def stage(lab: labs.Lab) -> Iterator[Stage]:
+    name = f"t-health-{os.urandom(3).hex()}"
+    lab.api("POST", "/1.0/projects", {"name": name, "config": {"features.images": "false"}})
+    made = Stage(lab, name)
+    lab.api(
+        "POST",
+        f"/1.0/storage-pools/default/volumes/custom?project={name}",
+        {"name": "state", "type": "custom", "config": {"security.shifted": "true"}},
+    )
+    yield made
+    made.client.close()
+    lab.sweep(name)
+
+
+def test_health_is_seen_as_soon_as_it_is_told(stage: Stage) -> None:
+    stage.run("db")
+    stage.run("plain", **{"user.healthcheck.test": ""})
+    told: list[Mapping[str, str]] = []
+    stage.tell("db", status="starting")
+    stage.soon(0.7, "db", status="healthy")
+    both = health.Watch(name="db"), health.Watch(name="plain", condition="running")
+    assert 0.6 < stage.wait(*both, told=told.append) < 1.6
+    assert told[0] == {"db": "is starting"}
+    assert stage.wait(*both) < 0.5
+
+
+def test_an_unhealthy_one_is_a_failure_at_once_with_what_its_probe_said(stage: Stage) -> None:
+    stage.run("sick", command="/bin/sh -c 'echo cannot bind; exec sleep 1000'")
+    stage.soon(0.5, "sick", status="unhealthy", output="connection refused")
+    with pytest.raises(errors.OperationFailed) as caught:
+        stage.wait(health.Watch(name="sick"))
+    assert caught.value.code == "E_UNHEALTHY"
+    assert caught.value.details == ("its probe said: connection refused", "cannot bind")
+
+
+def test_one_that_dies_is_a_failure_at_once_with_its_exit_code(stage: Stage) -> None:
+    stage.run("dies", command="/bin/sh -c 'sleep 1; echo out of luck; exit 7'")
+    began = time.monotonic()
+    with pytest.raises(errors.OperationFailed) as caught:
+        stage.wait(health.Watch(name="dies"))
+    assert time.monotonic() - began < 5
+    assert caught.value.code == "E_EXIT_CODE"
+    assert "ended with exit code 7" in caught.value.summary
+    assert "out of luck" in caught.value.details
+
+
+def test_ends_that_a_restart_policy_makes_up_for_are_borne_so_often(stage: Stage) -> None:
+    stage.run(
+        "loops",
+        command="/bin/sh -c 'sleep 0.5; exit 1'",
+        **{names.RESTART: "always", "user.healthcheck.test": ""},
+    )
+    stage.tell("loops", test=TEST)
+    ended = threading.Event()
+
+    def again() -> None:
+        while not ended.wait(0.2):
+            if stage.client.get("/1.0/instances/loops", stage.query)["status"] == "Stopped":
+                try:
+                    stage.start("loops")
+                except errors.IncusError:
+                    continue
+
+    thread = threading.Thread(target=again)
+    thread.start()
+    try:
+        with pytest.raises(errors.OperationFailed, match="ended with exit code 1"):
+            stage.wait(health.Watch(name="loops", condition="running", ends=1), timeout=30)
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_completed_job_is_done_and_a_failed_one_is_not(stage: Stage) -> None:
+    stage.run("job", command="/bin/sh -c 'sleep 0.5'")
+    stage.wait(health.Watch(name="job", condition="completed"), timeout=20)
+    stage.run("bad", command="/bin/sh -c 'sleep 0.5; exit 2'")
+    with pytest.raises(errors.OperationFailed, match="ended with exit code 2"):
+        stage.wait(health.Watch(name="bad", condition="completed"), timeout=20)
+
+
+def test_time_and_a_person_end_the_waiting(stage: Stage) -> None:
+    stage.run("slow")
+    stage.tell("slow", status="starting")
+    with pytest.raises(errors.TimedOut) as caught:
+        stage.wait(health.Watch(name="slow"), timeout=0.6)
+    assert caught.value.details == ("slow is starting",)
+    stop = threading.Event()
+    threading.Timer(0.5, stop.set).start()
+    with pytest.raises(errors.Interrupted):
+        stage.wait(health.Watch(name="slow"), interrupted=stop.is_set)
+    with pytest.raises(errors.NotFound):
+        stage.wait(health.Watch(name="nobody"))
+
+
+def test_a_daemon_that_does_not_watch_is_a_failure_with_its_own_reason(stage: Stage) -> None:
+    stage.run("lonely")
+    daemon = health.Daemon(state_path=VOLUME, state_query=stage.query, patience_ms=1500)
+    stage.state("untrusted", "the server knows the certificate no more")
+    with pytest.raises(errors.OperationFailed) as caught:
+        stage.wait(health.Watch(name="lonely"), daemon=daemon)
+    assert caught.value.code == "E_HEALTHD"
+    assert "untrusted: the server knows the certificate no more" in caught.value.summary
+    stage.state("watching")
+    stage.soon(2.5, "lonely", status="healthy")
+    assert stage.wait(health.Watch(name="lonely"), daemon=daemon) > 2
+
+
+def test_the_waiting_outlives_a_restart_of_the_server(stage: Stage) -> None:
+    stage.run("patient")
+    threading.Timer(0.5, stage.lab.restart_incusd).start()
+    stage.soon(4.0, "patient", status="healthy")
+    assert stage.wait(health.Watch(name="patient"), timeout=30) > 3
+
+
+def test_a_plans_step_waits_by_the_same_rule(stage: Stage) -> None:
+    stage.run("step")
+    deed = kind.AwaitHealthy(
+        path="/1.0/instances/step", query=stage.query, state_path=VOLUME, state_query=stage.query
+    )
+    stage.soon(0.5, "step", status="healthy")
+    health.await_healthy(stage.client, deed, lambda: False)
+    stage.tell("step", status="unhealthy")
+    with pytest.raises(errors.OperationFailed, match="it is unhealthy"):
+        health.await_healthy(stage.client, deed, lambda: False)
