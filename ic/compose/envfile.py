@@ -2,8 +2,8 @@
 
 Pure. `KEY=value`, `KEY: value`, `export KEY=value`; a KEY alone takes its value from the surroundings or is
 left out; at the end of the text without a line's end it is a value without a name, as docker compose has it.
-Comments start a line or follow a space. `'...'` is taken as it is, over several lines too; `"..."` has escapes
-and variables, as has a value without quotes. Names that begin with a digit are kept.
+Comments start a line or follow a space. `'...'` is taken as it is, over several lines too; `"..."` has
+escapes and variables, as has a value without quotes. Names that begin with a digit are kept.
 The format `raw` knows whole lines `KEY=value` and nothing else.
 """
 
