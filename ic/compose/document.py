@@ -112,8 +112,8 @@ _INTEGERS = (
     (re.compile(r"[-+]?(0|[1-9][0-9]*)"), 10),
 )
 _TIMESTAMP = re.compile(
-    r"\d{4}-(\d{1,2})-(\d{1,2})"
-    r"([Tt]\d{1,2}:\d{1,2}:\d{1,2}(\.\d+)?(Z|[-+]\d\d:\d\d)| \d{1,2}:\d{1,2}:\d{1,2}(\.\d+)?)?",
+    r"(\d{4})-(\d{1,2})-(\d{1,2})"
+    r"(?:(?:([Tt])| )(\d{1,2}):(\d{1,2}):(\d{1,2})(\.\d+)?(?(4)(Z|[-+]\d\d:\d\d)))?",
     re.ASCII,
 )
 _LONGEST_NUMBER = 400
@@ -134,10 +134,28 @@ def resolve(text: str) -> tree.Scalar:
         return text
     if first in "tTfF" or len(text) > _LONGEST_NUMBER:
         return text
-    stamp = _TIMESTAMP.fullmatch(text)
-    if stamp and 1 <= int(stamp[1]) <= 12 and 1 <= int(stamp[2]) <= 31:
+    if text[4:5] == "-" and date(text):
         raise ValueError(f"{text} is read as a date; put it in quotes")
     return _number(text)
+
+
+def date(text: str) -> str:
+    """A plain scalar that is a date, or a date with a time, as docker compose prints it; else empty."""
+    stamp = _TIMESTAMP.fullmatch(text)
+    if stamp is None:
+        return ""
+    year, month, day, hour, minute, second = (
+        int(one or 0) for one in stamp.group(1, 2, 3, 5, 6, 7)
+    )
+    is_leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+    days = (31, 29 if is_leap else 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+    if not (
+        1 <= month <= 12 and 1 <= day <= days[month - 1] and hour < 24 and minute < 60 > second
+    ):
+        return ""
+    part = (stamp[8] or "")[:10].rstrip("0").rstrip(".")
+    zone = stamp[9] or "Z"
+    return f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{part}{zone}"
 
 
 def _number(text: str) -> tree.Scalar:
@@ -154,6 +172,14 @@ def _number(text: str) -> tree.Scalar:
 
 
 _INFINITE = (float("inf"), float("-inf"))
+
+
+_SCALAR_TAGS: dict[str, type | tuple[type, ...] | None] = {
+    "str": None, "timestamp": None, "int": int, "float": (int, float), "bool": bool, "null": type(None),
+}  # fmt: skip
+_COLLECTION_TAGS = frozenset(
+    {"!", *(_TAG_PREFIX + one for one in ("map", "seq", "set", "omap", "pairs"))}
+)
 
 
 # --- building -----------------------------------------------------------------------------------------
@@ -258,8 +284,9 @@ class _Builder:
             return resolve(text)
         except ValueError as problem:
             in_extension = any(one.key and one.key.startswith("x-") for one in self.stack)
-            if not in_extension:
-                self.report.error("E_YAML_DATE", str(problem), position)
+            if in_extension:
+                return date(text)
+            self.report.error("E_YAML_DATE", str(problem), position)
             return text
 
     def _check_text(self, text: str, position: errors.Position) -> None:
@@ -275,24 +302,20 @@ class _Builder:
         text: str = event.value
         if tag in ("!reset", "!override"):
             self.has_resets = self.has_resets or tag == "!reset"
-            value = self._resolved(text, position) if not event.style else text
-            return value, "reset" if tag == "!reset" else "override"
-        if tag == "!" or not tag.startswith(_TAG_PREFIX):
-            if tag != "!":
-                self._ignored_tag(tag, position)
-                return (text if event.style else self._resolved(text, position)), ""
-            return text, ""
-        return self._typed(tag.removeprefix(_TAG_PREFIX), text, position), ""
+            return text, "reset" if tag == "!reset" else "override"
+        if tag == "!":
+            return (text if event.style else self._resolved(text, position)), ""
+        return self._typed(tag, text, position), ""
 
     def _ignored_tag(self, tag: str, position: errors.Position) -> None:
         self.report.warn(
             "W_YAML_TAG", f"the tag {tag} is not known and ignored", position, once=f"tag {tag}"
         )
 
-    def _typed(self, name: str, text: str, position: errors.Position) -> tree.Scalar:
-        if name in ("str", "timestamp"):
-            return text
-        if name == "binary":
+    def _typed(self, tag: str, text: str, position: errors.Position) -> tree.Scalar:
+        """A value by its tag; one whose tag has no meaning is text."""
+        name = tag.removeprefix(_TAG_PREFIX)
+        if name == "binary" and name != tag:
             import base64
 
             try:
@@ -300,9 +323,13 @@ class _Builder:
             except ValueError:
                 self.report.error("E_YAML_TAG", "this is not base64 of UTF-8 text", position)
                 return ""
-        wanted = {"int": int, "float": (int, float), "bool": bool, "null": type(None)}.get(name)
+        if name == tag or name not in _SCALAR_TAGS:
+            self._ignored_tag(tag, position)
+            return text
+        if name == "timestamp" and date(text):
+            return self._resolved(text, position)
+        wanted = _SCALAR_TAGS[name]
         if wanted is None:
-            self.report.error("E_YAML_TAG", f"the tag !!{name} is not allowed here", position)
             return text
         value = self._resolved(text, position)
         if not isinstance(value, wanted):
@@ -322,12 +349,8 @@ class _Builder:
             self.has_resets = True
         elif tag == "!override":
             mark = "override"
-        elif tag not in (None, "!", _TAG_PREFIX + ("map" if is_mapping else "seq")):
-            if tag.startswith(_TAG_PREFIX):
-                name = tag.removeprefix(_TAG_PREFIX)
-                self.report.error("E_YAML_TAG", f"the tag !!{name} is not allowed here", position)
-            else:
-                self._ignored_tag(tag, position)
+        elif tag is not None and tag not in _COLLECTION_TAGS:
+            self._ignored_tag(tag, position)
         node = tree.Node({}, position, {}) if is_mapping else tree.Node([], position)
         node.mark = mark
         if len(self.stack) >= DEPTH_LIMIT:
