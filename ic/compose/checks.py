@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ic import errors, units
+from ic.compose import model
 from ic.fields import lifecycle, networking, placement, schema, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from ic.compose import model
 
 
 def validate(root: tree.Node, report: tree.Report) -> None:
@@ -103,7 +102,7 @@ def consistent(root: tree.Node, active: frozenset[str], report: tree.Report) -> 
     services = _mapping(root.child("services"))
     for name, service in services.items():
         if name in active and isinstance(service.data, dict):
-            one = _Service(name, service, root, services, active, report)
+            one = _Service(name, service, root, active, report)
             one.image()
             one.references()
             one.dependencies()
@@ -136,14 +135,15 @@ class _Service:
         name: str,
         node: tree.Node,
         root: tree.Node,
-        services: dict[str, tree.Node],
         active: frozenset[str],
         report: tree.Report,
     ) -> None:
+        services = root.child("services")
         self.where = f"services.{name}"
+        self.at = services.key_position(name) if services is not None else node.position
         self.node = node
         self.root = root
-        self.services = services
+        self.services = _mapping(services)
         self.active = active
         self.report = report
 
@@ -151,13 +151,14 @@ class _Service:
         """An image or a way to get one; a build that does not contradict itself."""
         node, where, report = self.node, self.where, self.report
         build = node.child("build")
-        if build is None and not _text(node, "image") and node.child("provider") is None:
-            image = node.child("image")
-            if image is None or image.data == "":
+        image = node.child("image")
+        if build is None and node.child("provider") is None:
+            told = image is not None and (image.data or image.position in report.faulty)
+            if not told and not _has_unknown(node):
                 report.error(
                     schema.MISSING,
                     f"{where} has neither an image nor a build",
-                    node.position,
+                    self.at,
                     "add image: or build:",
                 )
         if build is None:
@@ -376,6 +377,12 @@ class _Service:
 _TESTS = ("CMD", "CMD-SHELL", "NONE")
 
 
+def _has_unknown(service: tree.Node) -> bool:
+    """Whether a key is told to be unknown already, which may be the one that is missed here."""
+    known = model.SERVICE.keys or {}
+    return any(key not in known and not key.startswith("x-") for key in _mapping(service))
+
+
 def _cpus(node: tree.Node | None) -> float | None:
     data = node.data if node is not None else 0
     try:
@@ -539,7 +546,7 @@ def check_for_running(stack: model.Stack, report: tree.Report) -> None:
                     tree.VALUE,
                     f"services.{service.name}.volumes: the target {mount.target!r} "
                     "is not an absolute path",
-                    stack.where("services", service.name, "volumes", index),
+                    _mounted_at(stack, service.name, index),
                     "one letter before ':' is read as a drive; use a longer name, or the long form"
                     if mount.target[1:2] == ":"
                     else "",
@@ -554,6 +561,16 @@ def check_for_running(stack: model.Stack, report: tree.Report) -> None:
                     f"services.{service.name}: the container_name {name!r} is that of {first!r} too",
                     stack.where("services", service.name, "container_name"),
                 )
+
+
+def _mounted_at(stack: model.Stack, name: str, index: int) -> errors.Position | None:
+    """Where a mount was written: those of `tmpfs` come after those of `volumes`."""
+    path = ("services", name, "volumes")
+    node = _below(stack.tree, *path) if stack.tree is not None else None
+    count = len(node.data) if node is not None and isinstance(node.data, list) else 0
+    if index < count:
+        return stack.where(*path, index)
+    return stack.where("services", name, "tmpfs", index - count)
 
 
 def _faults(stack: model.Stack, service: model.Service, report: tree.Report) -> None:

@@ -102,8 +102,11 @@ def _stack_of(
         report,
         env_files=options.resolve_env,
     )
-    _stop_if_failed(report)
     running = tree.Report()
+    model.tell_pending(root, active, running)
+    if report.failed:
+        report.diagnostics += running.diagnostics if options.for_running else []
+        _stop_if_failed(report)
     stack = model.read(root, active, name, found.directory, running)
     if options.for_running:
         checks.check_for_running(stack, running)

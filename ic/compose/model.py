@@ -239,30 +239,19 @@ def read(
 ) -> Stack:
     """The typed Stack of a tree in normal form, without mistakes; `active` are the services that take part.
 
-    The report gets what keeps it from running on Incus; what only inactive services say is not told.
+    The report gets what Incus cannot carry out; what only inactive services say is not told.
     """
     services: dict[str, Service] = {}
     inactive: dict[str, Service] = {}
     for key, node in tree.entries(root.child("services"), "services", report).items():
         if key in active:
             services[key] = _service(key, node, report)
-            _tell_pending(node, SERVICE, f"services.{key}", report)
         else:
             inactive[key] = _service(key, node, tree.Report())
     networks = {
         key: _network(key, node, name, report) for key, node in _named(root, "networks")
     }
     volumes = {key: _volume(key, node, name, report) for key, node in _named(root, "volumes")}
-    used = {key for one in services.values() for key in one.networking.networks}
-    mounted = {mount.source for one in services.values() for mount in one.storage.volumes}
-    for top, key, names in (("networks", NETWORK, used), ("volumes", VOLUME, mounted)):
-        for one, node in _named(root, top):
-            if one in names:
-                _tell_pending(node, key, f"{top}.{one}", report)
-    for top in ("configs", "models", "secrets"):
-        if root.child(top) is not None:
-            tree.unsupported(top, root.key_position(top), report)
-    _tell_own(root, "", report)
     return Stack(
         name=name,
         working_dir=directory,
@@ -296,12 +285,29 @@ def _service(name: str, node: tree.Node, report: tree.Report) -> Service:
     )
 
 
+def tell_pending(root: tree.Node, active: Collection[str], report: tree.Report) -> None:
+    """Report every key of a tree that has no effect on Incus yet; none is dropped in silence.
+
+    The tree may have mistakes. What only inactive services say is not told.
+    """
+    _tell_own(root, "", report)
+    for name, node in _named(root, "services"):
+        if name in active:
+            _tell_own(node, f"services.{name}", report)
+            _tell_pending(node, SERVICE, f"services.{name}", report)
+    for top, key in (("networks", NETWORK), ("volumes", VOLUME)):
+        for name, node in _named(root, top):
+            _tell_own(node, f"{top}.{name}", report, switches.KEY)
+            _tell_pending(node, key, f"{top}.{name}", report)
+    for top in ("configs", "models", "secrets"):
+        if root.child(top) is not None:
+            tree.unsupported(top, root.key_position(top), report)
+
+
 OWN_EXTENSIONS = ("x-incus", "x-incus-compose")
 
 
 def _tell_pending(node: tree.Node, key: schema.Key, where: str, report: tree.Report) -> None:
-    """Every key of the specification that has no effect on Incus yet; none is dropped in silence."""
-    _tell_own(node, where, report)
     data = node.data
     if isinstance(data, dict):
         for name, one in data.items():
@@ -317,8 +323,8 @@ def _tell_pending(node: tree.Node, key: schema.Key, where: str, report: tree.Rep
             _tell_pending(one, key.item, f"{where}[{index}]", report)
 
 
-def _tell_own(node: tree.Node, where: str, report: tree.Report) -> None:
-    for name in OWN_EXTENSIONS:
+def _tell_own(node: tree.Node, where: str, report: tree.Report, *more: str) -> None:
+    for name in (*OWN_EXTENSIONS, *more):
         if isinstance(node.data, dict) and name in node.data:
             label = f"{where}.{name}" if where else name
             tree.unsupported(label, node.key_position(name), report)

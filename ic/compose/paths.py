@@ -90,6 +90,7 @@ class _Places:
             return text
         if not self.home:
             self.report.error(tree.VALUE, "'~' has no meaning: HOME is not set", node.position)
+            self.report.faulty.add(node.position)
             return text
         return _clean(f"{self.home}/{text[1:]}")
 

@@ -35,6 +35,13 @@ def cast(node: tree.Node, report: tree.Report) -> tree.Node:
 
 def check(node: tree.Node, report: tree.Report) -> None:
     """Report everything that the schema does not allow: unknown keys, types, words, ranges."""
+    if node.child("version") is not None:
+        report.warn(
+            "W_VERSION",
+            "version has no meaning any more and is ignored",
+            node.key_position("version"),
+            once="version",
+        )
     schema.validate(node, model.STACK, report)
 
 
