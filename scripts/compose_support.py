@@ -1,9 +1,9 @@
 """Writes docs/compose-support.md: every key of the Compose Specification and what ic does with it.
 
 Which keys there are, and which of them are refused, comes from the registry that the reader itself uses
-(`SCHEMA` of ic.fields, `ic.compose.model`); here stands one sentence for each key that is taken. A key without its
-sentence, or a sentence without its key, ends this with an error. `python scripts/compose_support.py` writes;
-a test compares, and asks the reader about every row.
+(`SCHEMA` of ic.fields, `ic.compose.model`); here stands one sentence for each key that is taken. A key
+without its sentence, or a sentence without its key, ends this with an error.
+`python scripts/compose_support.py` writes; a test compares, and asks the reader about every row.
 """
 
 from __future__ import annotations

@@ -48,7 +48,9 @@ GIVEN: dict[str, object] = {
 
 def document(where: str, key: str) -> dict[str, Any]:
     """A stack with a value of a key at a place such as `services.S.ports[]`, and what else it needs there."""
-    root: dict[str, Any] = {"services": {"S": {"image": "a", "networks": ["N"], "volumes": ["VOL:/v"]}}}
+    root: dict[str, Any] = {
+        "services": {"S": {"image": "a", "networks": ["N"], "volumes": ["VOL:/v"]}}
+    }
     root["services"]["always"] = {"image": "a"}
     root |= {"networks": {"N": {}}, "volumes": {"VOL": {}}}
     at: Any = root

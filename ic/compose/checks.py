@@ -22,7 +22,10 @@ def validate(root: tree.Node, report: tree.Report) -> None:
     """What one entry of a stack cannot say at once, whatever the rest of the stack says."""
     for key, one in _entries(root.child("volumes")):
         _external(one, f"volumes.{key}", report)
-    for kind, ways in (("configs", ("file", "environment", "content")), ("secrets", ("file", "environment"))):
+    for kind, ways in (
+        ("configs", ("file", "environment", "content")),
+        ("secrets", ("file", "environment")),
+    ):
         for key, one in _entries(root.child(kind)):
             _source(one, f"{kind}.{key}", ways, report)
     for name, service in _entries(root.child("services")):
@@ -70,9 +73,7 @@ def _source(node: tree.Node, where: str, ways: tuple[str, ...], report: tree.Rep
             node.key_position(given[1]),
         )
     elif not given and node.child("driver") is None and node.child("external") is None:
-        report.error(
-            schema.MISSING, f"{where} needs one of {', '.join(ways)}", node.position
-        )
+        report.error(schema.MISSING, f"{where} needs one of {', '.join(ways)}", node.position)
 
 
 def _host_address(port: tree.Node, where: str, report: tree.Report) -> None:
@@ -256,9 +257,10 @@ class _Service:
         found: list[tuple[str, errors.Position]] = []
         for mount in _items(self.node, "volumes"):
             source = mount.child("source")
-            if _text(mount, "type") == "volume" and source is not None:
-                if isinstance(source.data, str) and source.data:
-                    found.append((source.data, source.position))
+            if _text(mount, "type") != "volume" or source is None:
+                continue
+            if isinstance(source.data, str) and source.data:
+                found.append((source.data, source.position))
         return found
 
     def dependencies(self) -> None:
@@ -394,7 +396,13 @@ def _cpus(node: tree.Node | None) -> float | None:
 def _bytes(node: tree.Node | None) -> float | None:
     data = node.data if node is not None else 0
     try:
-        return units.size_bytes(data) if isinstance(data, str) else data if isinstance(data, int) else 0
+        return (
+            units.size_bytes(data)
+            if isinstance(data, str)
+            else data
+            if isinstance(data, int)
+            else 0
+        )
     except ValueError:
         return None
 
@@ -412,7 +420,9 @@ def _count(node: tree.Node | None, where: str, report: tree.Report) -> int | Non
         return None
     if node.data < 0:
         report.error(
-            tree.VALUE, f"{where} must be greater than or equal to 0, not {node.data}", node.position
+            tree.VALUE,
+            f"{where} must be greater than or equal to 0, not {node.data}",
+            node.position,
         )
     return node.data
 

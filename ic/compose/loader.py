@@ -68,39 +68,38 @@ def load(
         report.error("E_YAML", "the compose file is empty", root.position)
     if options.normalize:
         root = normal.normalize(root, name, variables)
-    stack = _stack_of(root, options, found, name, variables, disk, report)
+    stack = _stack_of(root, loading, name, variables)
     return msgspec.structs.replace(
         stack,
         files=tuple((path, _digest(content)) for path, content in disk.contents.items()),
         environment=variables,
+        merged=tuple(disk.shown(path) for path in found.files),
         diagnostics=tuple(report.diagnostics),
     )
 
 
 def _stack_of(
-    root: tree.Node,
-    options: Options,
-    found: files.Found,
-    name: str,
-    variables: dict[str, str],
-    disk: files.Disk,
-    report: tree.Report,
+    root: tree.Node, loading: _Loading, name: str, variables: dict[str, str]
 ) -> model.Stack:
     """The stack of a tree in normal form, checked across; raises ComposeError with every mistake."""
+    options, found, disk, report = loading.options, loading.found, loading.disk, loading.report
     if not options.interpolate:
         _stop_if_failed(report)
         return model.Stack(name=name, working_dir=found.directory, services={}, tree=root)
-    active = environment.active(root, _profiles(options, variables), options.services)
+    profiles = _profiles(options, variables)
+    active = environment.active(root, profiles, options.services)
+    by_profile = environment.active(root, profiles, ())
+    with_env = active if options.resolve_named_env else by_profile
     stages.values(root, report)
     if options.consistency:
         checks.consistent(root, active, report)
     root = environment.with_files(
         root,
-        active,
+        with_env if options.resolve_env else (),
+        active if options.for_running else by_profile,
         variables,
         lambda path: (disk.shown(path), disk.read(path)),
         report,
-        env_files=options.resolve_env,
     )
     running = tree.Report()
     model.tell_pending(root, active, running)
@@ -192,6 +191,7 @@ class _Loading:
         self, options: Options, found: files.Found, disk: files.Disk, report: tree.Report
     ) -> None:
         self.options = options
+        self.found = found
         self.disk = disk
         self.report = report
         self.home = found.env.get("HOME", "")

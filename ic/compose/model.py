@@ -204,6 +204,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
     inactive: dict[str, Service] = {}
     switches: switches.StackSwitches = switches.StackSwitches()
     files: tuple[tuple[str, str], ...] = ()
+    merged: tuple[str, ...] = ()
     tree: tree.Node | None = None
     environment: dict[str, str] = {}
     extensions: dict[str, object] = {}
@@ -248,9 +249,7 @@ def read(
             services[key] = _service(key, node, report)
         else:
             inactive[key] = _service(key, node, tree.Report())
-    networks = {
-        key: _network(key, node, name, report) for key, node in _named(root, "networks")
-    }
+    networks = {key: _network(key, node, name, report) for key, node in _named(root, "networks")}
     volumes = {key: _volume(key, node, name, report) for key, node in _named(root, "volumes")}
     return Stack(
         name=name,

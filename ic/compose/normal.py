@@ -1,8 +1,8 @@
 """A stack in normal form: what its files imply is written down.
 
-Pure: the long form of a whole stack in, the same with the network `default`, dependencies that links and shared
-namespaces bring, names of networks and volumes, and variables of environments and build arguments filled
-in. `docker compose config --no-normalize` leaves this out.
+Pure: the long form of a whole stack in, the same with the network `default`, dependencies that links and
+shared namespaces bring, names of networks and volumes, and variables of environments and build arguments
+filled in. `docker compose config --no-normalize` leaves this out.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def clean_path(text: str) -> str:
 
 
 def _dependencies(data: dict[str, tree.Node], position: errors.Position) -> tree.Node | None:
-    """`depends_on` with what links, shared namespaces and volumes of others imply; None where there is nothing."""
+    """`depends_on` with what links, shared namespaces and volumes of others imply; None for nothing new."""
     given = data.get("depends_on")
     found: dict[str, tree.Node] = {}
 

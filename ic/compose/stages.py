@@ -11,7 +11,7 @@ from ic.fields import schema, tree
 
 
 def cast(node: tree.Node, report: tree.Report) -> tree.Node:
-    """Texts where the schema wants numbers and booleans become those; for a tree whose variables are filled in."""
+    """Texts where the schema wants numbers and booleans become those; variables are filled in already."""
 
     def one(here: tree.Node, key: schema.Key, where: str) -> tree.Node:
         text = here.data

@@ -78,7 +78,8 @@ def external(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
     given = node.child("external")
     if given is None or not isinstance(given.data, dict) or not isinstance(node.data, dict):
         return node
-    data = {**node.data, "external": tree.Node(True, given.position)}
+    yes: tree.Scalar = True
+    data = {**node.data, "external": scalar(yes, given.position)}
     old, name = given.child("name"), node.child("name")
     if old is not None:
         report.warn(

@@ -1,4 +1,4 @@
-"""Which image a service runs and how it is made: `image`, `pull_policy`, `build`, `develop`, `models` and more.
+"""Which image a service runs and how it is made: `image`, `pull_policy`, `build`, `develop` and more.
 
 Compose Specification, sections Services, Build, Develop. Pure.
 """
@@ -24,6 +24,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # --- reading half ---------------------------------------------------------------------------------------
+
 
 def _ssh(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
     if not isinstance(node.data, list):

@@ -58,7 +58,9 @@ def mappings(
     for name, value in over.data.items():
         if name in data:
             below = key.below(name) if key is not None else None
-            data[name] = merge(data[name], value, below, f"{where}.{name}" if where else name, report)
+            data[name] = merge(
+                data[name], value, below, f"{where}.{name}" if where else name, report
+            )
         else:
             data[name] = value
         keys[name] = over.key_position(name)

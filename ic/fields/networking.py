@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -55,7 +55,7 @@ def _not_port(node: tree.Node) -> str:
 
 
 def _long_ports(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
-    """Ranges are spread out. While variables are not filled in, one that cannot be read leaves all as they are."""
+    """Ranges are spread out. In a lenient reading, one that cannot be read leaves all as they are."""
     if not isinstance(node.data, list):
         return node
     listed: list[tree.Node] = []
@@ -66,9 +66,7 @@ def _long_ports(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
             continue
         label = f"{where}[{index}]"
         if isinstance(data, float):
-            report.error(
-                tree.TYPE, f"{label} must be a port, not the number {data}", item.position
-            )
+            report.error(tree.TYPE, f"{label} must be a port, not the number {data}", item.position)
         if not isinstance(data, (str, int)) or isinstance(data, bool):
             continue
         try:
@@ -164,7 +162,9 @@ SCHEMA: dict[str, schema.Key] = {
     "dns_search": _DNS,
     "domainname": _TEXT,
     "expose": schema.listing(
-        schema.Key(schema.TEXT | schema.NUMBER, fault=_not_port), distinct=True, index=merging.by_text
+        schema.Key(schema.TEXT | schema.NUMBER, fault=_not_port),
+        distinct=True,
+        index=merging.by_text,
     ),
     "external_links": schema.texts(pending=True),
     "extra_hosts": HOSTS,
@@ -258,7 +258,7 @@ def _port(node: tree.Node, where: str, report: tree.Report) -> Port | None:
         target=target,
         published=begin or None,
         published_end=end if end != begin else None,
-        protocol=cast("Protocol", protocol),
+        protocol=protocol,
         host_ip=tree.text(node.child("host_ip"), f"{where}.host_ip", report) or "",
     )
 

@@ -130,7 +130,7 @@ _CONTAINER_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 
 def normalize(service: tree.Node, where: str, report: tree.Report) -> Placement:
-    """Read the section from a service's long form; `scale` and `deploy.replicas` agree where both are given."""
+    """Read the section from a service's long form, in which `scale` and `deploy.replicas` agree."""
     scale = tree.integer(service.child("scale"), f"{where}.scale", report)
     deploy = service.child("deploy")
     node = deploy.child("replicas") if deploy is not None else None
@@ -138,9 +138,7 @@ def normalize(service: tree.Node, where: str, report: tree.Report) -> Placement:
     count = scale if scale is not None else replicas if replicas is not None else 1
     return Placement(
         replicas=count,
-        container_name=tree.text(
-            service.child("container_name"), f"{where}.container_name", report
-        )
+        container_name=tree.text(service.child("container_name"), f"{where}.container_name", report)
         or None,
         labels=tree.labels(service.child("labels"), f"{where}.labels", report),
     )

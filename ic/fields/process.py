@@ -106,6 +106,7 @@ SCHEMA: dict[str, schema.Key] = {
     "working_dir": schema.text(),
 }
 
+
 def normalize(service: tree.Node, where: str, report: tree.Report) -> Process:
     """Read the section from a service's long form; its env files are in `environment` already."""
     environment: dict[str, str] = {}

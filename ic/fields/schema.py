@@ -46,15 +46,36 @@ class Key:
     """What may stand at one place. Everything is optional; without `types` anything may.
 
     `told` says what a text lacks that does not fit the `pattern`, `near` are words that it may have meant.
-    `keys` are the names of a closed mapping, `names` is what every name of an open one leads to, `item` what a
-    list holds. `loose` lets other names stand beside those, unread. `newer` are keys that the published
+    `keys` are the names of a closed mapping, `names` is what every name of an open one leads to, `item` what
+    a list holds. `loose` lets other names stand beside those, unread. `newer` are keys that the published
     specification has and docker compose 2.40.3 has not.
     """
 
     __slots__ = (
-        "cast", "distinct", "enum", "extensions", "fault", "fill", "high", "index", "item", "keys", "long",
-        "loose", "low", "merge", "name_pattern", "names", "newer", "pattern", "pending", "required",
-        "near", "stages", "told", "types",
+        "cast",
+        "distinct",
+        "enum",
+        "extensions",
+        "fault",
+        "fill",
+        "high",
+        "index",
+        "item",
+        "keys",
+        "long",
+        "loose",
+        "low",
+        "merge",
+        "name_pattern",
+        "names",
+        "near",
+        "newer",
+        "pattern",
+        "pending",
+        "required",
+        "stages",
+        "told",
+        "types",
     )  # fmt: skip
 
     def __init__(
@@ -116,8 +137,8 @@ class Key:
         given: dict[str, object] = {
             name: getattr(self, name) for name in self.__slots__ if name != "stages"
         }
-        for name in ("pattern", "name_pattern"):
-            given[name] = given[name].pattern if given[name] else ""  # pyright: ignore[reportAttributeAccessIssue]
+        given["pattern"] = self.pattern.pattern if self.pattern else ""
+        given["name_pattern"] = self.name_pattern.pattern if self.name_pattern else ""
         return Key(**(given | changes))  # pyright: ignore[reportArgumentType]
 
     def below(self, name: str) -> Key | None:
@@ -138,7 +159,9 @@ class Key:
         found = [words for one, words in _WORDS if one in types]
         if len(found) > 1 and "nothing" in found:
             found.remove("nothing")
-        return " or ".join(filter(None, [", ".join(found[:-1]), found[-1]])) if found else "anything"
+        return (
+            " or ".join(filter(None, [", ".join(found[:-1]), found[-1]])) if found else "anything"
+        )
 
 
 _STAGES = ("cast", "index", "long", "fill", "fault", "pending")
@@ -223,7 +246,12 @@ def text_or_texts(**more: object) -> Key:
 def pairs(**more: object) -> Key:
     """A mapping of names to scalars, or a list of `NAME=VALUE`."""
     scalar = Key(TEXT | NUMBER | FLAG | NULL)
-    given: dict[str, object] = {"names": scalar, "item": text(), "distinct": True, "extensions": False}
+    given: dict[str, object] = {
+        "names": scalar,
+        "item": text(),
+        "distinct": True,
+        "extensions": False,
+    }
     return Key(MAPPING | LIST, name_pattern=".+", **(given | more))  # pyright: ignore[reportArgumentType]
 
 
@@ -308,9 +336,7 @@ class _Walk:
         for name in key.required:
             if name not in data:
                 where = self.where()
-                self.report.error(
-                    MISSING, f"{where} has no {name}", node.position, f"add {name}:"
-                )
+                self.report.error(MISSING, f"{where} has no {name}", node.position, f"add {name}:")
 
     def _bad_name(self, node: tree.Node, name: str) -> None:
         where = self.where()
@@ -333,9 +359,7 @@ class _Walk:
             )
             return
         hint = tree.nearest_hint(name, sorted(key.keys or ()))
-        self.report.error(
-            tree.UNKNOWN_KEY, f"{where} has the unknown key {name!r}", position, hint
-        )
+        self.report.error(tree.UNKNOWN_KEY, f"{where} has the unknown key {name!r}", position, hint)
 
     def _list(self, data: list[tree.Node], key: Key) -> None:
         item = key.item
@@ -396,7 +420,11 @@ def validate(node: tree.Node, key: Key, report: tree.Report, where: str = "") ->
 
 
 def rewrite(
-    node: tree.Node, key: Key, stage: str, change: Callable[[tree.Node, Key, str], tree.Node], where: str = ""
+    node: tree.Node,
+    key: Key,
+    stage: str,
+    change: Callable[[tree.Node, Key, str], tree.Node],
+    where: str = "",
 ) -> tree.Node:
     """The tree with `change` made wherever a Key has something for the stage, parents before children.
 
@@ -431,7 +459,11 @@ def rewrite(
 
 
 def visit(
-    node: tree.Node, key: Key, stage: str, look: Callable[[tree.Node, Key, str], None], where: str = ""
+    node: tree.Node,
+    key: Key,
+    stage: str,
+    look: Callable[[tree.Node, Key, str], None],
+    where: str = "",
 ) -> None:
     """Show `look` every node whose Key has something for the stage."""
 

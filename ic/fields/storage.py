@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -185,35 +185,38 @@ def parse_mount(spec: str, position: errors.Position) -> tree.Node:
     if len(parts) > 3:
         raise ValueError(f"{spec!r} has too many colons")
     source = parts[0] if len(parts) > 1 else ""
-    data: dict[str, tree.Scalar] = {"target": _target(parts[-1] if not source else parts[1])}
-    bind: dict[str, tree.Scalar] = {}
-    volume: dict[str, tree.Scalar] | None = None
-    for option in parts[2].split(",") if len(parts) == 3 else ():
-        if option in ("ro", "rw"):
-            data["read_only"] = option == "ro"
-        elif option == "nocopy":
-            volume = {"nocopy": True}
-        elif option in ("z", "Z"):
-            bind["selinux"] = option
-        elif option in _PROPAGATIONS:
-            bind["propagation"] = option
-    if source:
-        data["source"] = source
-    if not data.get("read_only"):
-        data.pop("read_only", None)
     on_host = bool(source) and (
         source[0] in "./~" or source.startswith("\\\\") or bool(_DRIVE_PATH.match(source))
     )
-    data["type"] = "bind" if on_host else "volume"
-    if on_host:
-        bind["create_host_path"] = True
-    node = forms.made(position, **data)
-    assert isinstance(node.data, dict)
+    options = parts[2].split(",") if len(parts) == 3 else []
+    access = [one for one in options if one in ("ro", "rw")]
+    data = {
+        "type": forms.scalar("bind" if on_host else "volume", position),
+        "target": forms.scalar(_target(parts[1] if source else parts[0]), position),
+    }
+    if source:
+        data["source"] = forms.scalar(source, position)
+    if access and access[-1] == "ro":
+        yes: tree.Scalar = True
+        data["read_only"] = forms.scalar(yes, position)
+    bind = _bind_options(options) | ({"create_host_path": True} if on_host else {})
     if bind:
-        node.data["bind"] = forms.made(position, **bind)
-    if volume is not None or not on_host:
-        node.data["volume"] = forms.made(position, **(volume or {}))
-    return node
+        data["bind"] = forms.made(position, **bind)
+    if "nocopy" in options:
+        data["volume"] = forms.made(position, nocopy=True)
+    elif not on_host:
+        data["volume"] = forms.made(position)
+    return tree.Node(data, position)
+
+
+def _bind_options(options: list[str]) -> dict[str, tree.Scalar]:
+    found: dict[str, tree.Scalar] = {}
+    for one in options:
+        if one in ("z", "Z"):
+            found["selinux"] = one
+        elif one in _PROPAGATIONS:
+            found["propagation"] = one
+    return found
 
 
 def _split(spec: str) -> list[str]:
@@ -257,7 +260,7 @@ def _mount(node: tree.Node, where: str, report: tree.Report) -> Mount | None:
     none = tree.Node(None, node.position)
     bind, volume, tmpfs = (node.child(name) or none for name in ("bind", "volume", "tmpfs"))
     return Mount(
-        type=cast("Literal['volume', 'bind', 'tmpfs']", type_),
+        type=type_,
         target=target,
         source=tree.text(node.child("source"), f"{where}.source", report) or "",
         read_only=tree.boolean(node.child("read_only"), f"{where}.read_only", report),

@@ -48,8 +48,12 @@ class Node:
         self.mark: Mark = mark
 
     def key_position(self, key: str) -> errors.Position:
-        """Where a key of this mapping was written."""
-        return (self.keys or {}).get(key, self.position)
+        """Where a key of this mapping was written; of a key that was made, where its value was."""
+        found = (self.keys or {}).get(key)
+        if found is not None:
+            return found
+        value = self.child(key)
+        return self.position if value is None else value.position
 
     def child(self, key: str) -> Node | None:
         """The value of a key, when this is a mapping that has it."""

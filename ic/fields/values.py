@@ -57,7 +57,7 @@ def mode(node: tree.Node) -> str:
     """A file mode: octal digits as text, or a whole number."""
     data = node.data
     if isinstance(data, str) and not _OCTAL.fullmatch(data):
-        return f"{data!r} is not a file mode; write it like \"0440\""
+        return f'{data!r} is not a file mode; write it like "0440"'
     if isinstance(data, float):
         return f"{data} is not a file mode"
     return ""
@@ -106,8 +106,11 @@ def host(node: tree.Node) -> str:
 
 def hosts(node: tree.Node) -> str:
     """A mapping of names of hosts."""
-    reasons = map(_host_name, node.data if isinstance(node.data, dict) else ())
-    return next(filter(None, reasons), "")
+    for name in node.data if isinstance(node.data, dict) else ():
+        reason = _host_name(name)
+        if reason:
+            return reason
+    return ""
 
 
 def _host_name(name: str) -> str:

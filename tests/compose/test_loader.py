@@ -331,7 +331,9 @@ def test_the_raw_format(tmp_path: pathlib.Path) -> None:
 def test_a_missing_file_is_an_error_unless_it_may_be_missing(tmp_path: pathlib.Path) -> None:
     assert environment(tmp_path, "    env_file: [{path: no.env, required: false}]\n") == {}
     error = stacks.refused(tmp_path, "services: {web: {image: a, env_file: no.env}}")
-    assert stacks.faults(error) == ["E_FILE 1:38 services.web.env_file: cannot read no.env: No such file or directory"]
+    assert stacks.faults(error) == [
+        "E_FILE 1:38 services.web.env_file: cannot read no.env: No such file or directory"
+    ]
 
 
 def test_files_of_inactive_services_are_not_read(tmp_path: pathlib.Path) -> None:
@@ -428,11 +430,11 @@ def test_all_faults_of_all_files_are_told_at_once(tmp_path: pathlib.Path) -> Non
         load(tmp_path)
     assert caught.value.summary == "cannot read the stack: 5 mistakes in the compose files"
     assert [f"{one.position}: {one.code} {one.hint}" for one in caught.value.diagnostics] == [
-        "compose.override.yaml:4:5: E_UNSUPPORTED ",
-        "compose.override.yaml:5:1: E_UNSUPPORTED ",
         "compose.yaml:3:5: E_UNKNOWN_KEY did you mean 'image'?",
         "compose.yaml:4:5: E_UNSUPPORTED ",
         "compose.yaml:5:13: E_VALUE ",
+        "compose.override.yaml:4:5: E_UNSUPPORTED ",
+        "compose.override.yaml:5:1: E_UNSUPPORTED ",
     ]
 
 

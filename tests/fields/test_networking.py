@@ -12,7 +12,9 @@ from tests.fields import reading
 Port = networking.Port
 
 
-def port(target: int, published: str = "", protocol: str = "tcp", host_ip: str = "") -> dict[str, Any]:
+def port(
+    target: int, published: str = "", protocol: str = "tcp", host_ip: str = ""
+) -> dict[str, Any]:
     given = {"mode": "ingress", "target": target, "protocol": protocol}
     return given | {
         key: one for key, one in (("published", published), ("host_ip", host_ip)) if one
