@@ -70,27 +70,23 @@ def _profiles(service: tree.Node) -> list[str]:
 
 def with_files(
     root: tree.Node,
-    names: Collection[str],
+    with_env: Collection[str],
+    with_labels: Collection[str],
     env: Mapping[str, str],
+    *,
     read: Callable[[str], tuple[str, bytes]],
     report: tree.Report,
-    *,
-    env_files: bool,
 ) -> tree.Node:
-    """The tree in which the named services have what their env files and label files say.
+    """The tree in which services have what their env files (`with_env`) and label files (`with_labels`) say.
 
     `read` gives the name to show and the content of a path, and raises UsageError where it cannot.
-
-    With `env_files` false only label files are read, as `ic config --no-env-resolution` wants it.
     """
 
     def service(name: str, node: tree.Node) -> tree.Node:
-        if name not in names:
-            return node
         files = _Files(f"services.{name}", env, read, report)
-        if env_files:
+        if name in with_env:
             node = files.environment(node)
-        return files.labels(node)
+        return files.labels(node) if name in with_labels else node
 
     return graft.changed(root, "services", lambda node: graft.mapped(node, service))
 

@@ -42,7 +42,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     `services` are those named as arguments: their profiles become active. `for_running` also makes the checks
     that matter only when the stack is to run (host ports published twice); `ic config` leaves them out.
-    `companions` takes NAME.incus.yaml beside each file; None leaves it to IC_INCUS_FILES. The last five are
+    `companions` takes NAME.incus.yaml beside each file; None leaves it to IC_INCUS_FILES. The last six are
     what `ic config` can leave out; without `interpolate` only the tree of the stack is made.
     """
 
@@ -60,6 +60,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     resolve_paths: bool = True
     consistency: bool = True
     resolve_env: bool = True
+    resolve_named_env: bool = True
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):

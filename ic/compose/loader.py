@@ -98,8 +98,8 @@ def _stack_of(
         with_env if options.resolve_env else (),
         active if options.for_running else by_profile,
         variables,
-        lambda path: (disk.shown(path), disk.read(path)),
-        report,
+        read=lambda path: (disk.shown(path), disk.read(path)),
+        report=report,
     )
     running = tree.Report()
     model.tell_pending(root, active, running)

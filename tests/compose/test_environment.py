@@ -59,7 +59,9 @@ def with_files(text: str, files: dict[str, bytes], *, env_files: bool = True):
         return path, files[path]
 
     node = stacks.node(f"services: {{x: {text}, other: {{env_file: [{{path: nope}}]}}}}")
-    made = environment.with_files(node, {"x"}, ENV, read, report, env_files=env_files)
+    made = environment.with_files(
+        node, {"x"} if env_files else (), {"x"}, ENV, read=read, report=report
+    )
     services = made.child("services")
     assert services is not None
     one = services.child("x")

@@ -12,8 +12,20 @@ from hypothesis import strategies as st
 from ic.compose import document, shapes, writing
 from ic.fields import tree
 
-# Recorded from docker compose 2.40.3 as values of environment variables.
-WRITTEN = {
+# Recorded from docker compose 2.40.3: a text, and how its YAML writes it after `K:`.
+QUOTING = {
+    "22:22": '"22:22"', "017": '"017"', "true": '"true"', "yes": '"yes"', "Off": '"Off"', "": '""',
+    "null": '"null"', "~": '"~"', "1e3": '"1e3"', "2020-01-01": '"2020-01-01"', "2020-13-01": "2020-13-01",
+    "a b": "a b", "a #b": "'a #b'", "a#b": "a#b", "#a": "'#a'", "@a": "'@a'", "*a": "'*a'",
+    "- a": "'- a'", "-a": "-a", "a ": "'a '", " a": "' a'", "?": "'?'", "? a": "'? a'", "-": "'-'",
+    "a:": "'a:'", "a:b c": "a:b c", "a :b": "a :b", "=": "=", "[a": "'[a'", "a]": "a]", "a,b": "a,b",
+    "!a": "'!a'", "|": "'|'", '"': "'\"'", "'": "''''", 'a"b': 'a"b', "...": "'...'", "---": "'---'",
+    "--- a": "'--- a'", "~a": "~a", "nO": "nO", "y": '"y"', "N": '"N"', "a\tb": '"a\\tb"', "<<": "<<",
+    "\u00e9": "\u00e9", "\U0001f600": '"\\U0001F600"', "a\rb": '"a\\rb"', "\x1b[0m": '"\\e[0m"', "%a": "'%a'",
+    "{a": "'{a'", "`a": "'`a'", "a: b": "'a: b'", "it's": "it's", "1.2.3": "1.2.3", "._5": "._5",
+}  # fmt: skip
+
+WRITTEN = QUOTING | {
     "": '""',
     "plain": "plain",
     "yes": '"yes"',
@@ -128,3 +140,10 @@ def test_what_is_written_reads_back(made: dict[str, Any]) -> None:
     assert tree.plain(node) == made
     assert json.loads(writing.to_json(made)) == made
     assert json.loads(writing.to_compact_json(made)) == made
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet=st.characters(exclude_categories=("Cs",), exclude_characters="\0\ufeff")))
+def test_every_text_reads_back(value: str) -> None:
+    (found,) = document.parse(writing.to_yaml({"K": value}).encode(), "f", tree.Report())
+    assert tree.plain(found) == {"K": value}
