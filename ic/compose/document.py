@@ -133,8 +133,11 @@ _FLOW_VALUE = re.compile(r"^ *(?:- +|[\w.-]+: +)*[\[{]([^'\"#\n]*)$", re.MULTILI
 def _holds_too_much(text: str) -> bool:
     """Whether a text has too many values for sure, told without reading it; else the builder counts."""
     if text.count("\n") > NODE_LIMIT and not _BLOCK_SCALAR.search(text):
-        beyond = itertools.islice(_ENTRY.finditer(text), NODE_LIMIT, None)
-        return next(beyond, None) is not None and not _OPEN_QUOTE.search(text)
+        beyond = next(itertools.islice(_ENTRY.finditer(text), NODE_LIMIT, None), None)
+        if beyond is None:
+            return False
+        has_quotes = text.find("'", 0, beyond.end()) >= 0 or text.find('"', 0, beyond.end()) >= 0
+        return not has_quotes or not _OPEN_QUOTE.search(text, 0, beyond.end())
     if text.count(",") > NODE_LIMIT and not _BLOCK_SCALAR.search(text):
         return any(one[1].count(",") > NODE_LIMIT for one in _FLOW_VALUE.finditer(text))
     return False
