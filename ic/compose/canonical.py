@@ -6,8 +6,8 @@ the stack (`document`), the model before types are given to it (`model_document`
 service for its digest (`digest`).
 
 YAML: `name services networks volumes secrets configs models x-*`, names of maps sorted, keys of a service
-in docker compose's order. JSON: the top level alphabetical, `command` and `entrypoint` always there, no models.
-A dollar is written `$$`, so that the document reads back to the same stack.
+in docker compose's order. JSON: the top level alphabetical, `command` and `entrypoint` always there, no
+models. A dollar is written `$$`, so that the document reads back to the same stack.
 """
 
 from __future__ import annotations

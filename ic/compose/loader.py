@@ -224,8 +224,6 @@ class _Loading:
                     f"the top level must be a mapping, not {tree.kind_of(one)}",
                     one.position,
                 )
-        if not documents:
-            self.report.error("E_YAML", "the compose file is empty", errors.Position(shown, 1, 1))
         return found
 
     def tree_of(self, paths_: tuple[str, ...], scope: Scope) -> tree.Node:

@@ -55,7 +55,7 @@ def _mapping(values: Document, indent: str, lines: list[str], first: str | None 
             lines.append(head)
             _list(cast("list[Value]", value), indent + "  ", lines)
         else:
-            lines.append(f"{head} {plain(cast('Value', value))}")
+            lines.append(f"{head} {plain(value)}")
 
 
 def _long_key(start: str, key: str, value: Value, indent: str, lines: list[str]) -> None:

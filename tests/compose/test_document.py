@@ -270,3 +270,36 @@ def test_double_quoted_text_reads_back(values: dict[str, str]) -> None:
     }
     text = "".join(f'{key}: "{value}"\n' for key, value in quoted.items())
     assert stacks.plain(text or "{}") == values
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"k{i}: v\n" for i in range(400_000)),
+        "services:\n" + "".join(f"  s{i}: {{image: a}}\n" for i in range(200_000)),
+        "x:\n" + "- a\n" * 500_000,
+        "x: [" + "a," * 1_000_000 + "a]\n",
+    ],
+    ids=["keys", "services", "items", "flow"],
+)
+def test_far_too_many_values_are_refused_at_once(text: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(errors.ComposeError, match="more than 150000 values"):
+        document.parse(text.encode(), "f", tree.Report())
+    assert time.monotonic() - started < 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x: |\n" + "  k: v\n" * 400_000,
+        "x: '" + "k: v\n\n  " * 200_000 + "'\n",
+        "x: " + "a, " * 400_000 + "a\n",
+        "\n# a: b" * 300_000 + "\nx: 1\n",
+    ],
+    ids=["literal", "quoted", "plain", "comments"],
+)
+def test_what_only_looks_like_many_values_is_taken(text: str) -> None:
+    (found,) = document.parse(text.encode(), "f", tree.Report())
+    assert isinstance(found.data, dict)
+    assert list(found.data) == ["x"]

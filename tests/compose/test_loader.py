@@ -144,6 +144,13 @@ def test_a_companion_is_laid_on_its_file(tmp_path: pathlib.Path) -> None:
     assert load(tmp_path, companions=False).services["web"].image.image == "none"
 
 
+def test_a_file_of_comments_beside_another_one_adds_nothing(tmp_path: pathlib.Path) -> None:
+    stacks.write(tmp_path, {"compose.yaml": ONE, "compose.override.yaml": "# nothing yet\n"})
+    assert list(load(tmp_path).services) == ["web"]
+    error = stacks.refused(tmp_path, "# nothing\n", texts={"compose.override.yaml": ""})
+    assert stacks.faults(error) == ["E_YAML 1:1 the compose file is empty"]
+
+
 # --- variables ----------------------------------------------------------------------------------------
 
 
