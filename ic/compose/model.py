@@ -127,11 +127,12 @@ INCLUDE = schema.Key(
     },
     extensions=False,
 )
+INCLUDES = schema.listing(INCLUDE)
 STACK = schema.mapping(
     {
         "version": schema.text(),
         "name": schema.text(),
-        "include": schema.listing(INCLUDE),
+        "include": INCLUDES,
         "services": schema.named(SERVICE, schema.NAME),
         "models": schema.named(MODEL, schema.NAME, loose=True, pending=True),
         "networks": schema.named(NETWORK, schema.NAME, loose=True),

@@ -139,7 +139,6 @@ SCHEMA: dict[str, schema.Key] = {
     "stop_signal": schema.text(),
 }
 
-_CONDITIONS = ("service_started", "service_healthy", "service_completed_successfully")
 _HEALTH_DURATIONS = ("timeout", "interval", "start_period", "start_interval")
 _RESTARTS = ("no", "always", "unless-stopped", "on-failure")
 _RETRIES = re.compile(r"on-failure:\d{1,6}", re.ASCII)
@@ -205,7 +204,7 @@ def _dependencies(node: tree.Node | None, where: str, report: tree.Report) -> di
     found: dict[str, Dependency] = {}
     for name, one in tree.entries(node, where, report).items():
         label = f"{where}.{name}"
-        condition = tree.word(one.child("condition"), f"{label}.condition", report, _CONDITIONS)
+        condition = tree.text(one.child("condition"), f"{label}.condition", report)
         found[name] = Dependency(
             condition=cast("Condition", condition or "service_started"),
             required=tree.boolean(one.child("required"), f"{label}.required", report, default=True),

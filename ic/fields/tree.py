@@ -3,10 +3,9 @@
 Pure. A document enters as `Node`s that remember where they were written; what is wrong with it goes into a
 `Report`, so that every mistake is told in one go. For reading, a section module `ic.fields.X` has
 
-* a frozen struct whose attributes are the compose keys,
-* `KEYS`: the service keys it reads, each with its merge rule (None: by shape); `BELOW`: rules deeper down,
-* `PENDING`: the keys of its family that the Compose Specification knows and ic does not map yet,
-* `normalize(service, where, report)`: short forms to long forms, types and values checked.
+* a frozen struct whose attributes are the compose keys that ic carries out,
+* `SCHEMA`: every key of its family that the Compose Specification knows (`ic.fields.schema`),
+* `normalize(service, where, report)`: the struct of a service whose short forms are long ones already.
 
 Reading functions take `(node, where, report)`: `where` is the dotted name used in messages
 (`services.web.ports[0]`). They return a harmless value after having reported an error.
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from ic import errors, units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 Scalar = str | int | float | bool | None
 Mark = Literal["", "reset", "override"]
@@ -162,29 +161,6 @@ def text(node: Node | None, where: str, report: Report) -> str | None:
     if isinstance(node.data, str):
         return node.data
     wrong_type(node, where, report, "text")
-    return None
-
-
-def word(
-    node: Node | None,
-    where: str,
-    report: Report,
-    known: tuple[str, ...],
-    pending: tuple[str, ...] = (),
-) -> str | None:
-    """A text out of a closed list; `pending` are words of the specification that ic does not know yet."""
-    value = text(node, where, report)
-    if node is None or value is None or value in known:
-        return value
-    if value in pending:
-        unsupported(f"{where}: {value!r}", node.position, report)
-    else:
-        report.error(
-            VALUE,
-            f"{where} must be one of {', '.join(known)}, not {value!r}",
-            node.position,
-            nearest_hint(value, known),
-        )
     return None
 
 
@@ -374,40 +350,10 @@ def plain(node: Node) -> object:
 
 # --- keys ---------------------------------------------------------------------------------------------
 
-_OWN_EXTENSIONS = ("x-incus", "x-ic", "x-incus-compose")
-
 
 def unsupported(what: str, position: errors.Position | None, report: Report) -> None:
     """Note that something of the specification is not mapped yet; it is never dropped."""
     report.error(UNSUPPORTED, f"{what} is not supported yet", position)
-
-
-def check_keys(
-    node: Node | None,
-    where: str,
-    report: Report,
-    known: Iterable[str],
-    pending: Iterable[str] = (),
-) -> None:
-    """Every key is read, refused as not supported yet, or unknown: none is dropped in silence."""
-    if node is None or not isinstance(node.data, dict):
-        return
-    for key in node.data:
-        if key in known:
-            continue
-        name = f"{where}.{key}" if where else key
-        if key in pending:
-            unsupported(name, node.key_position(key), report)
-        elif key.startswith("x-"):
-            if key in _OWN_EXTENSIONS:
-                unsupported(name, node.key_position(key), report)
-        else:
-            report.error(
-                UNKNOWN_KEY,
-                f"{where or 'the top level'} has the unknown key {key!r}",
-                node.key_position(key),
-                nearest_hint(key, sorted({*known, *pending})),
-            )
 
 
 def nearest_hint(given: str, known: Iterable[str]) -> str:
@@ -437,45 +383,12 @@ def _distance(one: str, other: str, limit: int) -> int:
     return row[-1]
 
 
-# --- merge rules --------------------------------------------------------------------------------------
-# By shape, mappings are merged key by key, lists follow each other, scalars are replaced. A rule says what
-# to make of both sides before that. Compose Specification, "Merge and override".
-
-
-class Rule:
-    """How two files' values of one key are brought to one form; or that the later stands alone."""
-
-    __slots__ = ("prepare", "replaces")
-
-    def __init__(self, prepare: Callable[[Node], Node], *, replaces: bool = False) -> None:
-        self.prepare = prepare
-        self.replaces = replaces
-
-
-def _as_it_is(node: Node) -> Node:
-    return node
+# --- other forms of the same ---------------------------------------------------------------------------
 
 
 def as_list(node: Node) -> Node:
     """One text as a list of it; what a list has twice is sorted out when it is read."""
     return Node([node], node.position) if isinstance(node.data, str) else node
-
-
-def as_pairs(node: Node) -> Node:
-    """A list of `NAME=VALUE` as a mapping; a name without `=` has null."""
-    if not isinstance(node.data, list):
-        return node
-    data: dict[str, Node] = {}
-    keys: dict[str, errors.Position] = {}
-    for item in node.data:
-        if isinstance(item.data, str):
-            key, equals, value = item.data.partition("=")
-            data[key] = Node(value if equals else None, item.position)
-            keys[key] = item.position
-        else:
-            # Kept in a form that no reader takes, so that reading reports it.
-            data[f"[{len(data)}]"] = Node([item], item.position)
-    return Node(data, node.position, keys)
 
 
 def as_mapping(node: Node, default: dict[str, Scalar] | None = None) -> Node:
@@ -496,10 +409,3 @@ def as_mapping(node: Node, default: dict[str, Scalar] | None = None) -> Node:
         else:
             data[f"[{len(data)}]"] = Node([item], item.position)
     return Node(data, node.position, keys)
-
-
-REPLACE = Rule(_as_it_is, replaces=True)
-LIST = Rule(as_list)
-PAIRS = Rule(as_pairs)
-MAPPING = Rule(as_mapping)
-Rules = dict[tuple[str, ...], Rule]

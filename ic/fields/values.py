@@ -83,6 +83,8 @@ def count(node: tree.Node) -> str:
     data = node.data
     if isinstance(data, str) and data.lower() != "all" and not re.fullmatch(r"[+-]?[0-9]+", data):
         return f"{data!r} is neither 'all' nor a number"
+    if isinstance(data, float):
+        return f"{units.number_text(data)} is not a whole number"
     return ""
 
 
