@@ -53,6 +53,18 @@ def entries(document: tree.Node, report: tree.Report) -> list[Entry]:
     return found
 
 
+def _warn_of_others(item: tree.Node, where: str, report: tree.Report) -> None:
+    """Keys that docker compose takes here and does nothing with."""
+    for key in item.data if isinstance(item.data, dict) else ():
+        if key not in _KEYS:
+            near = tree.nearest_hint(key, _KEYS)
+            report.warn(
+                "W_INCLUDE",
+                f"{where} has the unknown key {key!r}, which is ignored{': ' if near else ''}{near}",
+                item.key_position(key),
+            )
+
+
 def _texts(node: tree.Node | None) -> tuple[tree.Node, ...]:
     if node is None:
         return ()
@@ -79,15 +91,16 @@ def _with(document: tree.Node, loaded: tree.Node, report: tree.Report) -> tree.N
         if given is None or not isinstance(given.data, dict):
             continue
         here = document.child(kind)
-        if here is None or here.data is None:
+        if here is None or here.data is None or here.mark == "reset":
             document = graft.with_child(document, kind, given, loaded.key_position(kind))
             continue
         if not isinstance(here.data, dict):
             continue  # told when the document is checked
         data, keys = dict(here.data), dict(here.keys or {})
         for name, value in given.data.items():
-            if name not in data:
-                data[name] = value
+            if name not in data or data[name].mark == "reset":
+                mark = "override" if name in data else value.mark
+                data[name] = tree.Node(value.data, value.position, value.keys, mark)
                 keys[name] = given.key_position(name)
             elif not graft.same(data[name], value):
                 report.error(

@@ -67,7 +67,7 @@ def load(
     if not root.data:
         report.error("E_YAML", "the compose file is empty", root.position)
     if options.normalize:
-        root = normal.normalize(root, name, variables)
+        root = normal.normalize(root, name, variables if options.interpolate else {})
     stack = _stack_of(root, loading, name, variables)
     return msgspec.structs.replace(
         stack,
@@ -240,7 +240,7 @@ class _Loading:
         checks.validate(root, self.report)
         if self.options.resolve_paths or len(scope.chain) > 0:
             root = paths.resolve(root, scope.root, self.home, self.report)
-        return environment.resolve(root, scope.env)
+        return environment.resolve(root, scope.env) if self.options.interpolate else root
 
     def _laid_on(
         self, root: tree.Node | None, one: tree.Node, path: str, scope: Scope
@@ -341,7 +341,9 @@ class _Loading:
             directory = os.path.normpath(os.path.join(scope.directory, given.data))
         root = directory
         if given is None or not os.path.isabs(str(given.data)):
-            root = os.path.relpath(directory, scope.directory)
+            # As docker compose has it, a directory that is not there stands for the one above it.
+            there = directory if os.path.isdir(directory) else os.path.dirname(directory)
+            root = os.path.relpath(there, scope.directory)
         env = self._env_of(entry, scope, directory)
         if env is None:
             return None
@@ -414,20 +416,25 @@ def _name(
         return _checked_name(options.project_name, "-p")
     if found.env.get("COMPOSE_PROJECT_NAME"):
         return _checked_name(found.env["COMPOSE_PROJECT_NAME"], "COMPOSE_PROJECT_NAME")
-    named = ""
-    position: errors.Position | None = None
+    node: tree.Node | None = None
     for one in documents:
-        node = one.child("name")
-        if node is not None and isinstance(node.data, str) and node.data:
-            position = node.position
+        given = one.child("name")
+        if given is not None and isinstance(given.data, str) and given.data:
+            node = given
+    if node is not None:
+        named = str(node.data)
+        if options.interpolate:
             try:
-                named = interpolate.substitute(node.data, found.env, lambda name: None)  # noqa: ARG005
+                named = interpolate.substitute(named, found.env, lambda name: None)  # noqa: ARG005
             except interpolate.Fault:
-                named = ""  # reported with its position when the documents are interpolated
-    name = normalized_name(named) or normalized_name(os.path.basename(found.directory))
-    if named and not normalized_name(named):
-        report.error("E_NAME", f"name: {named!r} holds no letter or digit", position)
-        return "stack"
+                return "stack"  # told with its position when the documents are interpolated
+        name = normalized_name(named) if options.normalize else named
+        if not name:
+            reason = f"name: {named!r} holds no letter or digit" if named else "name: is empty"
+            report.error("E_NAME", reason, node.position, "write a name, or give one with -p NAME")
+            return "stack"
+        return name
+    name = normalized_name(os.path.basename(found.directory))
     if not name:
         raise errors.UsageError(
             f"cannot name the stack after the directory {found.directory!r}: no letter or digit in it",

@@ -80,6 +80,33 @@ def test_what_cannot_be_included_is_told_where_it_is_named(
     assert stacks.faults(error) == [fault]
 
 
+@pytest.mark.parametrize(
+    ("entry", "warning"),
+    [
+        ("{env_file: x}", "include[0] names no path, so it includes nothing"),
+        ("{path: }", "include[0] names no path, so it includes nothing"),
+        (
+            "{path: one.yaml, env_files: x}",
+            "include[0] has the unknown key 'env_files', which is ignored: did you mean 'env_file'?",
+        ),
+    ],
+)
+def test_what_docker_compose_takes_without_effect_is_warned_of(
+    tmp_path: pathlib.Path, entry: str, warning: str
+) -> None:
+    texts: dict[str, str | bytes] = {"one.yaml": "services: {one: {image: o}}"}
+    (told,) = stacks.load(tmp_path, MAIN.format(entry), None, texts).diagnostics
+    assert (told.code, told.summary) == ("W_INCLUDE", warning)
+
+
+def test_what_the_including_file_resets_is_the_included_one(tmp_path: pathlib.Path) -> None:
+    stacks.write(tmp_path, {"one.yaml": "services: {one: {image: included}}"})
+    text = "services: {one: {image: first, labels: {a: b}}}\n---\n"
+    text += "include: [one.yaml]\nservices: {one: !reset null}\n"
+    one = stacks.load(tmp_path, text).services["one"]
+    assert (one.image.image, one.placement.labels) == ("included", {})
+
+
 def test_a_circle_through_other_files_is_refused(tmp_path: pathlib.Path) -> None:
     texts = {"one.yaml": "include: [two.yaml]", "two.yaml": "include: [one.yaml]"}
     error = stacks.refused(tmp_path, MAIN.format("one.yaml"), texts=texts)
