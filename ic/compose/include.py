@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ic.compose import graft, model
-from ic.fields import schema, tree
+from ic.fields import tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 KINDS = ("services", "volumes", "networks", "secrets", "configs", "models")
 CYCLE = "E_INCLUDE_CYCLE"
+_KEYS = tuple(model.INCLUDE.keys)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,23 +34,28 @@ def entries(document: tree.Node, report: tree.Report) -> list[Entry]:
     node = document.child("include")
     if node is None or node.data is None:
         return []
-    schema.validate(node, model.INCLUDES, report, "include")
     found: list[Entry] = []
-    for index, item in enumerate(node.data if isinstance(node.data, list) else []):
+    for index, item in enumerate(tree.items(node, "include", report)):
+        where = f"include[{index}]"
         if isinstance(item.data, str):
             found.append(Entry(paths=(item,)))
         elif isinstance(item.data, dict):
-            directory = item.child("project_directory")
-            given = directory is not None and isinstance(directory.data, str) and directory.data
+            _warn_of_others(item, where, report)
+            directory, path = item.child("project_directory"), item.child("path")
+            tree.text(directory, f"{where}.project_directory", report)
             one = Entry(
-                paths=_texts(item.child("path")),
-                env_files=_texts(item.child("env_file")),
-                directory=directory if given else None,
+                paths=_texts(path, f"{where}.path", report),
+                env_files=_texts(item.child("env_file"), f"{where}.env_file", report),
+                directory=directory if directory is not None and directory.data else None,
             )
             if one.paths:
                 found.append(one)
-            elif item.child("path") is None:
-                report.error(schema.MISSING, f"include[{index}] has no path", item.position)
+            elif path is None or path.data is None:
+                report.warn(
+                    "W_INCLUDE", f"{where} names no path, so it includes nothing", item.position
+                )
+        else:
+            tree.wrong_type(item, where, report, "text or a mapping")
     return found
 
 
@@ -65,11 +71,18 @@ def _warn_of_others(item: tree.Node, where: str, report: tree.Report) -> None:
             )
 
 
-def _texts(node: tree.Node | None) -> tuple[tree.Node, ...]:
-    if node is None:
+def _texts(node: tree.Node | None, where: str, report: tree.Report) -> tuple[tree.Node, ...]:
+    if node is None or node.data is None:
         return ()
-    items = node.data if isinstance(node.data, list) else [node]
-    return tuple(item for item in items if isinstance(item.data, str))
+    if isinstance(node.data, str):
+        return (node,)
+    found: list[tree.Node] = []
+    for index, item in enumerate(tree.items(node, where, report)):
+        if isinstance(item.data, str):
+            found.append(item)
+        else:
+            tree.wrong_type(item, f"{where}[{index}]", report, "text")
+    return tuple(found)
 
 
 def apply(
