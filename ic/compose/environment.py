@@ -176,6 +176,9 @@ class _Files:
     def _content(self, path: tree.Node, key: str, *, optional: bool) -> tuple[str, bytes] | None:
         if not isinstance(path.data, str):
             return None  # told when the document is checked
+        if not path.data:
+            self.report.error("E_FILE", f"{self.where}.{key} names no file", path.position)
+            return None
         try:
             return self.read(path.data)
         except errors.UsageError as problem:

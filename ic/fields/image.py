@@ -70,7 +70,7 @@ def _context(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
     return forms.having(node, context=".")
 
 
-_LIMIT = schema.Key(schema.WHOLE | schema.TEXT, fault=values.whole)
+_LIMIT = schema.Key(schema.WHOLE | schema.TEXT, fault=values.exact)
 # Text is no number inside of a build, where docker compose makes none of it.
 _ULIMIT = _LIMIT.but(
     types=schema.WHOLE | schema.TEXT | schema.MAPPING,
@@ -93,7 +93,12 @@ BUILD = schema.Key(
         "cache_to": _MANY,
         "no_cache": schema.late_flag(),
         "additional_contexts": schema.pairs(
-            merge=merging.sequences, index=merging.by_name, long=_contexts
+            names=schema.Key(
+                schema.TEXT | schema.NUMBER | schema.FLAG | schema.NULL, fault=values.text
+            ),
+            merge=merging.sequences,
+            index=merging.by_name,
+            long=_contexts,
         ),
         "network": schema.text(),
         "provenance": _IMAGE_TEXT,

@@ -58,10 +58,14 @@ def _gpus(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
 
 _ULIMIT = schema.Key(
     schema.WHOLE | schema.TEXT | schema.MAPPING,
-    keys={"soft": schema.whole(), "hard": schema.whole()},
+    keys={
+        "soft": schema.whole(fault=values.no_fraction),
+        "hard": schema.whole(fault=values.no_fraction),
+    },
     required=("soft", "hard"),
     cast=schema.to_integer,
     merge=merging.ulimit,
+    fault=values.no_fraction,
 )
 _DEVICE = schema.Key(
     schema.TEXT | schema.MAPPING,

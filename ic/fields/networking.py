@@ -50,10 +50,6 @@ class Networking(msgspec.Struct, frozen=True, kw_only=True):
 # --- reading half ---------------------------------------------------------------------------------------
 
 
-def _not_port(node: tree.Node) -> str:
-    return f"{node.data} is not a port" if isinstance(node.data, float) else ""
-
-
 def _long_ports(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
     """Ranges are spread out. In a lenient reading, one that cannot be read leaves all as they are."""
     if not isinstance(node.data, list):
@@ -141,7 +137,7 @@ _PORT = schema.Key(
         "mode": schema.text(),
         "host_ip": schema.text(),
         "target": schema.whole(),
-        "published": schema.Key(schema.TEXT | schema.WHOLE),
+        "published": schema.Key(schema.TEXT | schema.WHOLE, fault=values.no_fraction),
         "protocol": schema.text(),
         "app_protocol": schema.text(),
     },
@@ -162,7 +158,7 @@ SCHEMA: dict[str, schema.Key] = {
     "dns_search": _DNS,
     "domainname": _TEXT,
     "expose": schema.listing(
-        schema.Key(schema.TEXT | schema.NUMBER, fault=_not_port),
+        schema.Key(schema.TEXT | schema.NUMBER, fault=values.no_fraction),
         distinct=True,
         index=merging.by_text,
     ),

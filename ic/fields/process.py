@@ -98,7 +98,9 @@ SCHEMA: dict[str, schema.Key] = {
         long=_long_env_file,
     ),
     "group_add": schema.listing(
-        schema.Key(schema.TEXT | schema.NUMBER), distinct=True, pending=True
+        schema.Key(schema.TEXT | schema.NUMBER, fault=values.no_fraction),
+        distinct=True,
+        pending=True,
     ),
     "stdin_open": schema.flag(pending=True),
     "tty": schema.flag(pending=True),

@@ -70,6 +70,25 @@ def whole(node: tree.Node) -> str:
     return ""
 
 
+def no_fraction(node: tree.Node) -> str:
+    """A number without a decimal point or an exponent; text is another matter."""
+    if isinstance(node.data, float):
+        return f"{units.number_text(node.data)} must be written without a point or an exponent"
+    return ""
+
+
+def exact(node: tree.Node) -> str:
+    """A whole number written as one."""
+    return whole(node) or no_fraction(node)
+
+
+def text(node: tree.Node) -> str:
+    """Text where the schema would let other scalars pass."""
+    if isinstance(node.data, (str, dict, list)):
+        return ""
+    return "must be text"
+
+
 def float_text(node: tree.Node) -> str:
     """A number, also as text."""
     data = node.data
@@ -83,9 +102,7 @@ def count(node: tree.Node) -> str:
     data = node.data
     if isinstance(data, str) and data.lower() != "all" and not re.fullmatch(r"[+-]?[0-9]+", data):
         return f"{data!r} is neither 'all' nor a number"
-    if isinstance(data, float):
-        return f"{units.number_text(data)} is not a whole number"
-    return ""
+    return no_fraction(node)
 
 
 def variable(node: tree.Node) -> str:

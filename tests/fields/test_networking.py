@@ -103,7 +103,7 @@ def test_a_port_given_twice_counts_once() -> None:
         ("networks: x", "E_TYPE 11 w.networks must be a mapping or a list, not text"),
         ("networks: {a: [b]}", "E_TYPE 15 w.networks.a must be a mapping, not a list"),
         ("networks: {a: {aliases: b}}", "E_TYPE 25 w.networks.a.aliases must be a list, not text"),
-        ("expose: [1.5]", "E_VALUE 10 w.expose[0]: 1.5 is not a port"),
+        ("expose: [1.5]", "E_VALUE 10 w.expose[0]: 1.5 must be written without a point or an exponent"),
     ],
 )  # fmt: skip
 def test_faults(body: str, message: str) -> None:
