@@ -83,17 +83,18 @@ def _port_index(node: tree.Node) -> str | None:
     parts = [
         _index_text(data.get(key), default)
         for key, default in (
-            ("host_ip", "0.0.0.0"),  # noqa: S104 - a name of an address, nothing is bound here
-            ("published", "<nil>"),
+            ("host_ip", repr("0.0.0.0")),  # noqa: S104 - a name of an address, nothing is bound here
+            ("published", ""),
             ("target", ""),
-            ("protocol", "tcp"),
+            ("protocol", repr("tcp")),
         )
     ]
     return "|".join(parts)
 
 
 def _index_text(node: tree.Node | None, default: str) -> str:
-    return default if node is None else str(node.data)
+    # A port written as a number is another one than the same in quotes, as docker compose has it.
+    return default if node is None else repr(node.data)
 
 
 def _port_defaults(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
