@@ -22,11 +22,16 @@ CHAIN_LIMIT = 1_000
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A file that is extended from: its name (to tell files apart), the name to show, its services."""
+    """A file that is extended from: its name (to tell files apart), the name to show, its services.
+
+    `drops` are the paths below its services that carry `!reset` or `!override`, where the nodes themselves
+    do not say so any more.
+    """
 
     file: str
     shown: str
     services: tree.Node | None
+    drops: tuple[tuple[str, ...], ...] = ()
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -52,11 +57,20 @@ def apply(
     """
     chains = _Chains(fetch, join, report)
 
-    def one(name: str, node: tree.Node) -> tree.Node:
-        return chains.resolved(name, node, source) if node.child("extends") is not None else node
-
-    if source.services is None:
+    services = source.services
+    if services is None:
         return document
+
+    def one(name: str, node: tree.Node) -> tree.Node:
+        if node.child("extends") is None:
+            return node
+        made = chains.resolved(name, node, source)
+        if made is None:
+            # What the service lacks now is not to be told as well.
+            report.faulty.update((node.position, services.key_position(name)))
+            return graft.without(node, "extends")
+        return made
+
     return graft.changed(document, "services", lambda node: graft.mapped(node, one))
 
 
@@ -74,8 +88,8 @@ class _Chains:
         self.report = report
         self.done: dict[tuple[str, str], tree.Node] = {}
 
-    def resolved(self, name: str, service: tree.Node, source: Source) -> tree.Node:
-        """A service with what it extends; as it is, without `extends`, after a fault was reported."""
+    def resolved(self, name: str, service: tree.Node, source: Source) -> tree.Node | None:
+        """A service with what it extends; None after a fault was reported."""
         links: list[Link] = []
         base: tree.Node | None = None
         seen: set[tuple[str, str]] = set()
@@ -92,11 +106,11 @@ class _Chains:
             links.append(link)
             if (here.file, at) in seen or len(links) > CHAIN_LIMIT:
                 self._cycle(links)
-                return graft.without(service, "extends")
+                return None
             seen.add((here.file, at))
             following = self._target(link)
             if following is None:
-                return graft.without(service, "extends")
+                return None
             at, here, node = following
         for link in reversed(links):
             base = self._joined(base, link)
@@ -108,7 +122,11 @@ class _Chains:
             return link.service
         where = f"services.{link.name}"
         own = graft.without(link.service, "extends")
-        return self.join(graft.without_marks(base), own, where)
+        base = graft.without_marks(base)
+        for name, *path in link.source.drops:
+            if name == link.name and path:
+                base = graft.without_path(base, path)
+        return self.join(base, own, where)
 
     def _target(self, link: Link) -> tuple[str, Source, tree.Node] | None:
         where = f"services.{link.name}.extends"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ic.fields import tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ic import errors
 
@@ -53,6 +53,24 @@ def without(node: tree.Node, key: str) -> tree.Node:
         return node
     left = {name: value for name, value in data.items() if name != key}
     return tree.Node(left, node.position, node.keys, node.mark)
+
+
+def without_path(node: tree.Node, path: Sequence[str]) -> tree.Node:
+    """A mapping without what stands at a path of keys below it."""
+    if len(path) == 1:
+        return without(node, path[0])
+    return changed(node, path[0], lambda one: without_path(one, path[1:]))
+
+
+def marked(node: tree.Node) -> list[tuple[str, ...]]:
+    """The paths of keys of everything below a mapping that is marked `!reset` or `!override`."""
+    found: list[tuple[str, ...]] = []
+    for key, value in node.data.items() if isinstance(node.data, dict) else ():
+        if value.mark:
+            found.append((key,))
+        else:
+            found += [(key, *path) for path in marked(value)]
+    return found
 
 
 def without_marks(node: tree.Node) -> tree.Node:

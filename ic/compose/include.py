@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 KINDS = ("services", "volumes", "networks", "secrets", "configs", "models")
 CYCLE = "E_INCLUDE_CYCLE"
-_KEYS = tuple(model.INCLUDE.keys)
+_KEYS = tuple(model.INCLUDE.keys or ())
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

@@ -196,6 +196,7 @@ class _Loading:
         self.report = report
         self.home = found.env.get("HOME", "")
         self.parsed: dict[str, list[tree.Node]] = {}
+        self.broken: set[str] = set()  # what was told to be no file of a stack
         self.sources: dict[tuple[str, int], extends.Source] = {}
         self.included: dict[tuple[object, ...], tree.Node | None] = {}
         self.scopes: list[Scope] = []  # kept, so that an id stays that of one scope
@@ -214,11 +215,13 @@ class _Loading:
             documents = document.parse(self.disk.read(path), shown, self.report)
         except errors.ComposeError as problem:
             self.report.diagnostics.extend(problem.diagnostics)
+            self.broken.add(path)
             return found
         for one in documents:
             if isinstance(one.data, dict):
                 found.append(one)
             else:
+                self.broken.add(path)
                 self.report.error(
                     tree.TYPE,
                     f"the top level must be a mapping, not {tree.kind_of(one)}",
@@ -277,17 +280,19 @@ class _Loading:
         if found is not None:
             return found
         documents = self._read(node, path)
-        if not documents:
+        if documents is None or path in self.broken:
             return None
         root: tree.Node | None = None
+        drops: list[tuple[str, ...]] = []
         for one in documents:
+            drops = graft.marked(one.child("services") or one)
             root = merge.unique(merge.merge(root, self._prepared(one, scope), self.report))
             root = merge.unique(stages.long(root, self.report))
         if root is not None:
             below = os.path.relpath(os.path.dirname(path), scope.directory)
             root = paths.resolve(root, below, self.home, self.report)
         services = root.child("services") if root is not None else None
-        found = extends.Source(path, self.disk.shown(path), services)
+        found = extends.Source(path, self.disk.shown(path), services, tuple(drops))
         self.sources[path, id(scope.env)] = found
         return found
 

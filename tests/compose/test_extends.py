@@ -83,3 +83,21 @@ def test_reset_and_override_work_on_what_is_extended(tmp_path: pathlib.Path) -> 
     stack = stacks.load(tmp_path, f"services: {{{base}, {own}}}")
     assert stack.services["web"].process.environment == {"B": "base"}
     assert stack.services["web"].placement.labels == {"n": "w"}
+
+
+def test_reset_works_within_the_file_that_is_extended(tmp_path: pathlib.Path) -> None:
+    text = "services: {web: {extends: {file: base.yaml, service: b}}}"
+    base = "services: {b: {extends: c, labels: !reset [], environment: !override [A=b]}, "
+    base += "c: {image: c, labels: [l=c], environment: [A=c, B=c]}}"
+    service = stacks.load(tmp_path, text, None, {"base.yaml": base}).services["web"]
+    assert service.image.image == "c"
+    assert service.placement.labels == {}
+    assert service.process.environment == {"A": "b"}
+
+
+def test_an_empty_file_has_nothing_to_extend(tmp_path: pathlib.Path) -> None:
+    text = "services: {web: {extends: {file: base.yaml, service: b}}}"
+    error = stacks.refused(tmp_path, text, texts={"base.yaml": "# nothing"})
+    assert stacks.faults(error) == [
+        "E_REFERENCE 1:54 services.web.extends: base.yaml has no service 'b'"
+    ]

@@ -39,6 +39,16 @@ def test_marks_are_forgotten_and_what_is_reset_goes() -> None:
     assert graft.without_marks(clean) is clean
 
 
+def test_marks_have_paths_and_paths_can_be_left_out() -> None:
+    node = stacks.node("a: {b: !reset 1, c: {d: !override [1], e: 2}}\nf: !reset {g: !reset 1}\n")
+    assert graft.marked(node) == [("a", "b"), ("a", "c", "d"), ("f",)]
+    assert tree.plain(graft.without_path(node, ("a", "c", "d"))) == {
+        "a": {"b": "1", "c": {"e": 2}},
+        "f": {"g": "1"},
+    }
+    assert graft.without_path(node, ("a", "nope", "d")) is node
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
