@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
 from ic.compose import model  # noqa: E402
-from ic.fields import schema, switches  # noqa: E402
+
+if TYPE_CHECKING:
+    from ic.fields import schema
 
 PAGE = "docs/compose-support.md"
 MAPPED, NO_EFFECT, REFUSED = "mapped", "no effect", "not yet"
@@ -201,7 +204,8 @@ def place(where: str) -> schema.Key:
 
 def _checked(where: str, told: dict[str, str]) -> list[str]:
     """The keys of a place that have no effect yet; exits when sentences and the other keys do not meet."""
-    keys = {name: one for name, one in (place(where).keys or {}).items() if name != switches.KEY}
+    given = place(where).keys or {}
+    keys = {name: one for name, one in given.items() if not name.startswith("x-")}
     pending = sorted(name for name, one in keys.items() if one.pending)
     wrong = sorted((keys.keys() - set(pending)) ^ set(told))
     if wrong:
@@ -241,9 +245,10 @@ What ic {version} does with each key of the Compose Specification. Nothing is dr
   file, line and column with `not supported yet`. Nothing is changed.
 
 A key that the specification does not know is an error too, with the nearest known one. Keys that begin
-with `x-` are kept for `ic config` and mean nothing else, but for `x-ic` of a service and of the stack;
-`x-incus` and `x-incus-compose` are refused until they have a meaning. A `NAME.incus.yaml` beside a compose
-file is merged directly after it; `IC_INCUS_FILES=never` leaves it out.
+with `x-` are kept for `ic config` and mean nothing else, but for `x-ic` of a service and of the stack.
+`x-incus` (services, networks, volumes, a service's mounts and networks, the top level) and
+`x-incus-compose` (there, and ports) are read and checked, and not yet carried out. A `NAME.incus.yaml`
+beside a compose file is merged directly after it; `IC_INCUS_FILES=never` leaves it out.
 
 Interpolation, several files (`-f`, `COMPOSE_FILE`, `compose.override.yaml`), `!reset`, `!override`,
 anchors, merge keys and profiles work as in docker compose; `ic config` prints the result.

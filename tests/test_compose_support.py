@@ -59,6 +59,8 @@ def document(where: str, key: str) -> dict[str, Any]:
         name, bracket, _ = part.partition("[")
         here = PAGE.place(".".join(where.split(".")[: index + 1]))
         needed = {one: samples.value(here.keys[one]) for one in here.required}
+        if part == "volumes[]":
+            needed["source"] = "/s"
         if bracket:
             at[name] = [needed]
             at = at[name][0]

@@ -11,6 +11,7 @@ import msgspec
 
 from ic import errors, units
 from ic.fields import (
+    foreign,
     forms,
     image,
     lifecycle,
@@ -48,7 +49,7 @@ _POOL = schema.mapping(
 )
 SERVICE = schema.mapping(
     {name: key for section in SECTIONS for name, key in section.SCHEMA.items()}
-    | {switches.KEY: switches.SERVICE},
+    | {switches.KEY: switches.SERVICE, **foreign.SERVICE},
     newer=("pre_start",),
 )
 NETWORK = schema.Key(
@@ -70,6 +71,7 @@ NETWORK = schema.Key(
         "enable_ipv6": schema.flag(pending=True),
         "attachable": schema.flag(pending=True),
         "labels": _LABELS.but(index=merging.by_name),
+        **foreign.NETWORK,
     },
     long=forms.external,
 )
@@ -81,6 +83,7 @@ VOLUME = schema.Key(
         "driver_opts": _OPTIONS.but(pending=True),
         "external": _OLD_EXTERNAL,
         "labels": _LABELS,
+        **foreign.VOLUME,
     },
     long=forms.external,
 )
@@ -140,6 +143,7 @@ STACK = schema.mapping(
         "secrets": schema.named(SECRET, schema.NAME, pending=True),
         "configs": schema.named(CONFIG, schema.NAME, pending=True),
         switches.KEY: switches.STACK,
+        **foreign.STACK,
     }
 )
 
@@ -290,21 +294,19 @@ def tell_pending(root: tree.Node, active: Collection[str], report: tree.Report) 
 
     The tree may have mistakes. What only inactive services say is not told.
     """
-    _tell_own(root, "", report)
     for name, node in _named(root, "services"):
         if name in active:
-            _tell_own(node, f"services.{name}", report)
             _tell_pending(node, SERVICE, f"services.{name}", report)
     for top, key in (("networks", NETWORK), ("volumes", VOLUME)):
         for name, node in _named(root, top):
-            _tell_own(node, f"{top}.{name}", report, switches.KEY)
+            if node.child(switches.KEY) is not None:
+                tree.unsupported(
+                    f"{top}.{name}.{switches.KEY}", node.key_position(switches.KEY), report
+                )
             _tell_pending(node, key, f"{top}.{name}", report)
-    for top in ("configs", "models", "secrets"):
-        if root.child(top) is not None:
+    for top, key in (STACK.keys or {}).items():
+        if key.pending and root.child(top) is not None:
             tree.unsupported(top, root.key_position(top), report)
-
-
-OWN_EXTENSIONS = ("x-incus", "x-incus-compose")
 
 
 def _tell_pending(node: tree.Node, key: schema.Key, where: str, report: tree.Report) -> None:
@@ -321,13 +323,6 @@ def _tell_pending(node: tree.Node, key: schema.Key, where: str, report: tree.Rep
     elif isinstance(data, list) and key.item is not None and "pending" in key.item.stages:
         for index, one in enumerate(data):
             _tell_pending(one, key.item, f"{where}[{index}]", report)
-
-
-def _tell_own(node: tree.Node, where: str, report: tree.Report, *more: str) -> None:
-    for name in (*OWN_EXTENSIONS, *more):
-        if isinstance(node.data, dict) and name in node.data:
-            label = f"{where}.{name}" if where else name
-            tree.unsupported(label, node.key_position(name), report)
 
 
 def _network(key: str, node: tree.Node, stack: str, report: tree.Report) -> Network:

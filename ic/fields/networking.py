@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from ic import units
-from ic.fields import forms, merging, schema, tree, values
+from ic.fields import foreign, forms, merging, schema, tree, values
 from ic.fields import section as contribution
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ _ATTACHMENT = schema.Key(
         ),
         "priority": schema.Key(schema.NUMBER, pending=True),
         "gw_priority": schema.Key(schema.NUMBER, pending=True),
+        **foreign.ATTACHMENT,
     },
 )
 _PORT = schema.Key(
@@ -141,6 +142,7 @@ _PORT = schema.Key(
         "published": schema.Key(schema.TEXT | schema.WHOLE, fault=values.no_fraction),
         "protocol": schema.text(),
         "app_protocol": schema.text(),
+        **foreign.PORT,
     },
     required=("target",),
     fill=_port_defaults,

@@ -47,8 +47,8 @@ class Key:
 
     `told` says what a text lacks that does not fit the `pattern`, `near` are words that it may have meant.
     `keys` are the names of a closed mapping, `names` is what every name of an open one leads to, `item` what
-    a list holds. `loose` lets other names stand beside those, unread. `newer` are keys that the published
-    specification has and docker compose 2.40.3 has not.
+    a list holds. `loose` lets other names stand beside those, unread, `tolerant` with a warning. `newer`
+    are keys that the published specification has and docker compose 2.40.3 has not.
     """
 
     __slots__ = (
@@ -75,6 +75,7 @@ class Key:
         "required",
         "stages",
         "told",
+        "tolerant",
         "types",
     )  # fmt: skip
 
@@ -93,6 +94,7 @@ class Key:
         name_pattern: str = "",
         extensions: bool = True,
         loose: bool = False,
+        tolerant: bool = False,
         newer: tuple[str, ...] = (),
         required: tuple[str, ...] = (),
         item: Key | None = None,
@@ -117,6 +119,7 @@ class Key:
         self.name_pattern = re.compile(name_pattern) if name_pattern else None
         self.extensions = extensions
         self.loose = loose
+        self.tolerant = tolerant
         self.newer = newer
         self.required = required
         self.item = item
@@ -359,6 +362,10 @@ class _Walk:
             )
             return
         hint = tree.nearest_hint(name, sorted(key.keys or ()))
+        if key.tolerant:
+            told = f"{where} has the key {name!r}, which ic does not know"
+            self.report.warn("W_EXTENSION", f"{told}; {hint}" if hint else told, position)
+            return
         self.report.error(tree.UNKNOWN_KEY, f"{where} has the unknown key {name!r}", position, hint)
 
     def _list(self, data: list[tree.Node], key: Key) -> None:

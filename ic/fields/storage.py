@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from ic import names, units
-from ic.fields import forms, merging, schema, tree, values
+from ic.fields import foreign, forms, merging, schema, tree, values
 from ic.fields import section as contribution
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ _VOLUME = schema.Key(
             }
         ),
         "image": schema.mapping({"subpath": schema.text()}, pending=True),
+        **foreign.MOUNT,
     },
     required=("type", "target"),
     long=_long_volume,
