@@ -141,6 +141,14 @@ class _Files:
         if content is None:
             return {}
         shown, text = content
+        if kind is not None and kind.data not in ("", ".env", "raw"):
+            self.report.error(
+                tree.VALUE,
+                f"{self.where}.env_file: the format {kind.data!r} is not known",
+                kind.position,
+                "leave it out, or write raw",
+            )
+            return {}
         if kind is not None and kind.data == "raw":
             return self._parsed(shown, lambda: envfile.parse_raw(text, lookup))
         return self._parsed(

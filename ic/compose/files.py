@@ -95,15 +95,20 @@ def find(options: Options, env: Mapping[str, str], disk: Disk, report: tree.Repo
         reader.named(given)
     else:
         reader.default(directory or _home_of(files, cwd), env)
-    if not files and variables.get("COMPOSE_FILE"):
+    if not files and "COMPOSE_FILE" in variables:
         separator = variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
-        files = tuple(
-            _absolute(path, cwd) for path in variables["COMPOSE_FILE"].split(separator) if path
-        )
+        named = variables["COMPOSE_FILE"].split(separator)
+        if "" in named:
+            raise errors.UsageError(
+                f"cannot read COMPOSE_FILE: {variables['COMPOSE_FILE']!r} names a file without a name",
+                hint="unset it to have the files found",
+                code="E_FILE",
+            )
+        files = tuple(_absolute(path, cwd) for path in named)
     if not files:
         files = _search(directory or cwd, report)
     if not given:
-        reader.default(directory or _home_of(files, cwd), env)
+        reader.default(directory or _home_of(files, cwd), variables)
     with_companions = files
     if _wants_companions(options.companions, variables):
         with_companions = _with_companions(files, report)
@@ -218,7 +223,11 @@ class _EnvReader:
             return
         if _may_be_read(path):
             self.seen.add(path)
-            for name, value in env_files([path], self.process, self.disk, self.report).items():
+            found = env_files([path], self.process, self.disk, self.report)
+            if _is_true(found.get("COMPOSE_DISABLE_ENV_FILE")):
+                # Read it was, to know this: its settings of docker compose itself hold, nothing else does.
+                found = {name: one for name, one in found.items() if name.startswith("COMPOSE_")}
+            for name, value in found.items():
                 self.variables.setdefault(name, value)
 
 

@@ -127,7 +127,7 @@ def stack_name(options: Options, env: Mapping[str, str]) -> str:
     Raises UsageError for a name that is none, ComposeError where a file cannot be read.
     """
     report = tree.Report()
-    if options.project_name is not None:
+    if options.project_name:
         return _checked_name(options.project_name, "-p")
     disk = files.Disk(options.cwd)
     found = files.find(options, env, disk, report)
@@ -417,7 +417,7 @@ def _name(
     """The stack's name: -p, COMPOSE_PROJECT_NAME, the last `name:`, the directory."""
     from ic.compose import interpolate
 
-    if options.project_name is not None:
+    if options.project_name:
         return _checked_name(options.project_name, "-p")
     if found.env.get("COMPOSE_PROJECT_NAME"):
         return _checked_name(found.env["COMPOSE_PROJECT_NAME"], "COMPOSE_PROJECT_NAME")

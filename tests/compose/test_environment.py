@@ -90,6 +90,11 @@ def test_a_missing_file_is_an_error_unless_it_may_be_missing() -> None:
     assert told == ["f:1:34: services.x.env_file: cannot read e: No such file or directory"]
 
 
+def test_a_format_that_is_not_known_is_refused() -> None:
+    _, told = with_files("{env_file: [{path: e, format: zz}]}", {"e": b"A=1\n"})
+    assert told == ["f:1:45: services.x.env_file: the format 'zz' is not known"]
+
+
 def test_a_fault_in_a_file_has_its_line() -> None:
     _, told = with_files("{env_file: [{path: e}]}", {"e": b"A=1\nB%=2\n"})
     assert told == ["e:2:1: unexpected character '%' in the name 'B%'"]

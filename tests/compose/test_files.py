@@ -67,6 +67,22 @@ def test_companions_can_be_switched_off(
         found(tmp_path, {"IC_INCUS_FILES": "sometimes"})
 
 
+def test_an_env_file_that_disables_itself_keeps_its_own_settings(tmp_path: pathlib.Path) -> None:
+    touch(tmp_path, "compose.yaml")
+    text = "COMPOSE_DISABLE_ENV_FILE=1\nTAG=1\nCOMPOSE_PROJECT_NAME=n\n"
+    (tmp_path / ".env").write_text(text)
+    env = found(tmp_path).env
+    assert "TAG" not in env
+    assert env["COMPOSE_PROJECT_NAME"] == "n"
+
+
+@pytest.mark.parametrize("value", ["", "compose.yaml:"])
+def test_a_file_without_a_name_is_refused(tmp_path: pathlib.Path, value: str) -> None:
+    touch(tmp_path, "compose.yaml")
+    with pytest.raises(errors.UsageError, match="names a file without a name"):
+        found(tmp_path, {"COMPOSE_FILE": value})
+
+
 @pytest.mark.parametrize("name", ["https://example.com/x.yaml", "oci://x/y", "git@host:x.git"])
 def test_files_from_elsewhere_are_refused(tmp_path: pathlib.Path, name: str) -> None:
     with pytest.raises(errors.UsageError) as caught:

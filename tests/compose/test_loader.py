@@ -228,6 +228,7 @@ def test_a_switch_that_is_neither_yes_nor_no_is_an_error(tmp_path: pathlib.Path)
         ("name: ${N:-x}y\n", {}, None, "xy"),
         ("name: blog\n", {"COMPOSE_PROJECT_NAME": "env"}, None, "env"),
         ("name: blog\n", {"COMPOSE_PROJECT_NAME": "env"}, "flag", "flag"),
+        ("name: blog\n", {"COMPOSE_PROJECT_NAME": ""}, "", "blog"),
         ("name: a\n---\nname: b\n", {}, None, "b"),
     ],
 )
@@ -247,7 +248,7 @@ def test_the_name_is_a_variable_of_the_files(tmp_path: pathlib.Path) -> None:
     assert load(tmp_path).services["a"].image.image == "n"
 
 
-@pytest.mark.parametrize("name", ["", "Shop", "a b", "-a", "\u00e9", "a/b", "../x"])
+@pytest.mark.parametrize("name", ["Shop", "a b", "-a", "\u00e9", "a/b", "../x"])
 def test_a_name_that_is_none_is_refused_with_one_that_is(tmp_path: pathlib.Path, name: str) -> None:
     stacks.write(tmp_path, {"compose.yaml": ONE})
     with pytest.raises(errors.UsageError) as caught:
