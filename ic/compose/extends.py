@@ -60,6 +60,9 @@ def apply(
     services = source.services
     if services is None:
         return document
+    if services.data is None and services.mark != "reset":
+        tree.wrong_type(services, "services", report, "a mapping")
+        return graft.without(document, "services")
 
     def one(name: str, node: tree.Node) -> tree.Node:
         if node.child("extends") is None:

@@ -54,9 +54,10 @@ class Row:
 class Shape:
     """The rows of one kind of mapping, and what stands in it even when the file has nothing of it."""
 
-    __slots__ = ("always", "always_in_json", "rows")
+    __slots__ = ("always", "always_in_json", "extended", "rows")
 
-    def __init__(self) -> None:
+    def __init__(self, *, extended: bool) -> None:
+        self.extended = extended  # whether its `x-*` keys are printed
         self.rows: dict[str, Row] = {}
         self.always: list[tuple[int, str, str, Value]] = []
         self.always_in_json: list[tuple[int, str, str, Value]] = []
@@ -71,7 +72,7 @@ def printed(values: Mapping[str, Value], shape: Shape, *, json: bool) -> Documen
     for key, value in values.items():
         row = rows.get(key)
         if row is None:
-            if not json and key.startswith("x-"):
+            if not json and shape.extended and key.startswith("x-"):
                 extensions[key] = value
         elif value is not None:
             made = row.read(value, form)
@@ -405,9 +406,9 @@ _ZERO: dict[str, Value] = {"text": "", "flag": False, "int": 0, "size": "0"}
 _SHAPES: dict[str, Shape] = {}
 
 
-def _shape(name: str, rows: str) -> Shape:
+def _shape(name: str, rows: str, *, extended: bool = True) -> Shape:
     """The shape written in a table; the shapes that it names are there already."""
-    shape = Shape()
+    shape = Shape(extended=extended)
     for order, row in enumerate(rows.split()):
         names, _, kind = row.partition(":")
         mark = kind[-1] if kind[-1] in "?!*~" else ""
@@ -460,7 +461,11 @@ _shape(
     """parallelism:int? delay:some-duration failure_action:text monitor:some-duration
     max_failure_ratio:ratio order:text""",
 )
-_shape("REQUEST", "capabilities:texts driver:text count:count device_ids:texts options:labels")
+_shape(
+    "REQUEST",
+    "capabilities:texts driver:text count:count device_ids:texts options:labels",
+    extended=False,
+)
 _shape("DISCRETE", "kind:text! value:int!")
 _shape("GENERIC", "discrete_resource_spec:DISCRETE?")
 _shape(
@@ -478,7 +483,7 @@ _shape(
 )
 _shape("DEVICE", "source:text target:text permissions:text")
 _shape("PROVIDER", "type:text options:many")
-_shape("EXTENDS", "file:text service:text")
+_shape("EXTENDS", "file:text service:text", extended=False)
 _shape(
     "HEALTHCHECK",
     """test:check timeout:duration? interval:duration? retries:int? start_period:duration?
@@ -524,7 +529,7 @@ SERVICE = _shape(
     tmpfs:texts tty:flag ulimits:limits use_api_socket:flag user:text userns_mode:text uts:text
     volumes:[MOUNT] volumes_from:texts working_dir:text post_start:[HOOK] pre_stop:[HOOK]""",
 )
-_shape("POOL", "subnet:text gateway:text ip_range:text aux_addresses:labels")
+_shape("POOL", "subnet:text gateway:text ip_range:text aux_addresses:labels", extended=False)
 _shape("IPAM", "driver:text config:[POOL]")
 NETWORK = _shape(
     "NETWORK",

@@ -331,7 +331,7 @@ _NARROWEST, _GAP = 20, 3
 
 
 def _variables(session: sessions.Session, arguments: argparse.Namespace) -> None:
-    from ic.compose import canonical, variables, writing
+    from ic.compose import canonical, shapes, variables, writing
 
     kind: str = arguments.format
     stack = _load(session, arguments, interpolate=False, env_files=False)
@@ -348,7 +348,8 @@ def _variables(session: sessions.Session, arguments: argparse.Namespace) -> None
                 "presencevalue": one.alternate,
                 "required": one.required,
             }
-            for name, one in found.items()
+            for name in shapes.ordered(found, json=False)
+            if (one := found[name])
         }
         if not session.out.quiet:
             _print(session, writing.to_wide_yaml(cast("Document", made)))
