@@ -9,3 +9,9 @@ BUILD_ID = "source"
 def build_id() -> str:
     """The first 20 hex digits of the hash over the running `ic.pyz`; "source" in a checkout."""
     return BUILD_ID
+
+
+def archive() -> str:
+    """The path of the running `ic.pyz`; empty in a checkout."""
+    loader = __spec__.loader
+    return str(getattr(loader, "archive", ""))

@@ -27,7 +27,7 @@ TIP = "user.ic.tip"  # where the lines of the run object end: number and chain
 STACK = "user.ic.stack"
 LINEAGE = "user.ic.lin"
 RESOURCE = "user.ic.res"
-EVENT = "user.ic.ev"
+EVENT = "user.ic.ev"  # in the health stream, a profile: its newest lines
 DIGEST = "user.ic.d"
 WANT = "user.ic.want"
 # --- what planning needs to find again on an instance or a volume ---
@@ -39,6 +39,7 @@ AFTER = "user.ic.after"  # the services it starts after: the order of stopping w
 HELD = (
     "user.ic.held"  # the generation that stops and starts this instance: hands off for ic-healthd
 )
+BUILD = "user.ic.build"  # on the sidecar: the digest of the ic.pyz that was put into it
 HEALTH = "user.ic.health"  # ic-healthd's claims on this instance: written by compare-and-swap
 # --- shared with other tools ---
 RESTART = "user.restart"

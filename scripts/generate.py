@@ -17,6 +17,7 @@ if ROOT not in sys.path:
 
 import ic  # noqa: E402
 from ic.cli import documents, main  # noqa: E402
+from ic.resources import sidecar  # noqa: E402
 
 if TYPE_CHECKING:
     import argparse
@@ -43,8 +44,77 @@ ENVIRONMENT = (
     ("COMPOSE_ENV_FILES", "files of variables, separated by commas, when --env-file is not given"),
     ("INCUS_SOCKET, INCUS_DIR", "the local server's socket, or the directory that it is in"),
     ("INCUS_CONF", "directory of the incus client's configuration: remotes and certificates"),
+    ("IC_HEALTHD_IMAGE", "what the health daemon runs in, when --healthd-image is not given"),
+    ("NOTIFY_SOCKET", "where `up --wait` tells a service manager how far it is (sd_notify)"),
     ("NO_COLOR", "any text turns colours off"),
 )
+
+
+# Commands whose page is not in section 1, and what a page says besides its options.
+SECTIONS = {"healthd": 8}
+MORE: dict[str, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
+    "healthd": (
+        (
+            "THE DAEMON",
+            (
+                (
+                    "what it does",
+                    "It finds its work from the keys user.healthcheck.* and user.restart of the project's"
+                    " instances, runs the checks, writes user.healthcheck.status, and restarts what fails and"
+                    " what falls over, as docker does. `ic up` and `ic apply` set it up where it is needed."
+                    " It has no configuration file.",
+                ),
+                (
+                    "identity",
+                    "It makes its own key and certificate, takes a one-time trust token from the token file,"
+                    " pins the server's certificate by the token's fingerprint before it sends a byte, and"
+                    " registers once. An existing key is never written over.",
+                ),
+                (
+                    "signals",
+                    "SIGTERM and SIGINT end it within three seconds, with nothing half done. A kill at any"
+                    " moment loses counters only. Nothing else ends it; when it stands still for a minute it"
+                    " leaves with 70, and Incus starts it again.",
+                ),
+                (
+                    "log",
+                    "One JSON object a line on standard output: time, event and its fields. No secrets.",
+                ),
+            ),
+        ),
+        (
+            "STATES",
+            (
+                ("watching", "all is well"),
+                ("waiting-for-token", "it has no trust yet, and no token lies there"),
+                ("token-refused", "the token was used, expired, cancelled, lost or malformed"),
+                ("unreachable", "the server does not answer"),
+                ("pin-mismatch", "the server shows another certificate than the pinned one"),
+                ("untrusted", "the server knows the certificate no more: all work has stopped"),
+                ("bad-identity", "key or certificate cannot be used; the state has the remedy"),
+                ("starting, ended", "it has just begun; it was told to end"),
+            ),
+        ),
+        (
+            "FILES",
+            (
+                (f"{sidecar.IDENTITY}/key.pem, client.pem, server.pin", "the identity: 0600"),
+                (sidecar.IDENTITY + sidecar.STATE_FILE, "the state, replaced when it changes"),
+                (sidecar.SOCKET, "the way to the server: a proxy device, TLS inside"),
+                (sidecar.TOKEN_FILE, "where a token is laid down; removed once it is used"),
+            ),
+        ),
+        (
+            "ENVIRONMENT",
+            (
+                (
+                    "IC_HEALTHD_PROJECT",
+                    "the Incus project to watch; without it `healthd` is no daemon",
+                ),
+            ),
+        ),
+    ),
+}
 
 
 def _roff(text: str) -> str:
@@ -67,9 +137,9 @@ def _option(action: argparse.Action) -> list[str]:
     return [".TP", head, _roff(str(action.help))]
 
 
-def _page(title: str, summary: str, usage: str, body: list[str]) -> str:
+def _page(title: str, summary: str, usage: str, body: list[str], section: int = 1) -> str:
     lines = [
-        f'.TH {title.upper()} 1 "" "ic {ic.__version__}" "ic manual"',
+        f'.TH {title.upper()} {section} "" "ic {ic.__version__}" "ic manual"',
         ".SH NAME",
         f"{_roff(title)} \\- {_roff(summary)}",
         ".SH SYNOPSIS",
@@ -104,7 +174,8 @@ def pages() -> dict[str, str]:
         ".SH COMMANDS",
     ]
     for name, summary in main.COMMANDS.items():
-        body += [".TP", f"\\fB{name}\\fR", f"{_roff(summary)}; see \\fBic\\-{name}\\fR(1)"]
+        section = SECTIONS.get(name, 1)
+        body += [".TP", f"\\fB{name}\\fR", f"{_roff(summary)}; see \\fBic\\-{name}\\fR({section})"]
     for title, actions in _groups(top):
         body += [f".SH {title}", *(line for action in actions for line in _option(action))]
     body.append(".SH EXIT STATUS")
@@ -119,8 +190,15 @@ def pages() -> dict[str, str]:
         body = [".SH DESCRIPTION", _roff(str(parser.description))]
         for title, actions in _groups(parser):
             body += [f".SH {title}", *(line for action in actions for line in _option(action))]
+        for title, entries in MORE.get(name, ()):
+            body.append(f".SH {title}")
+            for head, text in entries:
+                body += [".TP", f"\\fB{_roff(head)}\\fR", _roff(text)]
         body += [".SH SEE ALSO", "\\fBic\\fR(1)"]
-        found[f"man/ic-{name}.1"] = _page(f"ic-{name}", summary, _usage(parser), body)
+        section = SECTIONS.get(name, 1)
+        found[f"man/ic-{name}.{section}"] = _page(
+            f"ic-{name}", summary, _usage(parser), body, section
+        )
     return found
 
 

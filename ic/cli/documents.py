@@ -91,7 +91,8 @@ class Apply(msgspec.Struct, frozen=True, kw_only=True):
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One step as the journal has it, under its intent's number.
 
-    `recovered_by` is the later run that found out how it had ended.
+    `recovered_by` is the later run that found out how it had ended. Of the health daemon's runs: `cause` in
+    words, and `output`, the last line that the probe wrote.
     """
 
     n: int
@@ -103,6 +104,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     ms: int | None
     error: str | None
     recovered_by: str | None = None
+    cause: str | None = None
+    output: str | None = None
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,6 +154,17 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[Port, ...]
     created: str | None
     started: str | None
+    unwatched: bool = False
+
+
+class Healthd(msgspec.Struct, frozen=True, kw_only=True):
+    """The health daemon: its state in a word (`stopped` when its sidecar does not run), and its reason."""
+
+    state: str
+    detail: str
+    since: str | None
+    watched: int
+    misconfigured: tuple[str, ...]
 
 
 class Ps(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +173,29 @@ class Ps(msgspec.Struct, frozen=True, kw_only=True):
     schema: Literal["ic.ps/1"] = "ic.ps/1"
     stack: str
     instances: tuple[Instance, ...]
+    healthd: Healthd | None = None
+
+
+class HealthdStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """`ic healthd status --json`: the daemon, and the instances that have a health."""
+
+    schema: Literal["ic.healthd/1"] = "ic.healthd/1"
+    stack: str
+    healthd: Healthd | None
+    instances: tuple[Instance, ...]
+
+
+class HealthdCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """`ic healthd check --json`: what one probe gave. `leaked` names processes of it that are left."""
+
+    schema: Literal["ic.check/1"] = "ic.check/1"
+    stack: str
+    address: str
+    healthy: bool
+    result: Literal["exit", "timeout", "error", "gone"]
+    exit_code: int | None
+    output: str
+    leaked: tuple[str, ...]
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,12 +227,14 @@ class Error(msgspec.Struct, frozen=True, kw_only=True):
     diagnostics: tuple[Diagnostic, ...]
 
 
-Document = Plan | Apply | History | Ps | Version | Error
+Document = Plan | Apply | History | Ps | HealthdStatus | HealthdCheck | Version | Error
 DOCUMENTS: dict[str, type[msgspec.Struct]] = {
     "ic.plan-1": Plan,
     "ic.apply-1": Apply,
     "ic.history-1": History,
     "ic.ps-1": Ps,
+    "ic.healthd-1": HealthdStatus,
+    "ic.check-1": HealthdCheck,
     "ic.version-1": Version,
     "ic.error-1": Error,
 }

@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "config": "print the compose files as understood",
     "version": "show the versions of ic, its journal and the server",
     "unlock": "free the lease of a run that is gone",
+    "healthd": "ask about the health daemon, or be it",
 }
 
 _HINT = "`ic --help` lists the commands, `ic COMMAND --help` the options of one"
@@ -296,9 +297,9 @@ def _guess_json(argv: Sequence[str]) -> bool:
     return "--json" in argv
 
 
-def _leave() -> NoReturn:
+def _leave(status: int = errors.Interrupted.exit_status) -> NoReturn:
     """Out at once, for a second Ctrl-C: what was begun stands in the journal."""
-    os._exit(errors.Interrupted.exit_status)
+    os._exit(status)
 
 
 def _run(argv: Sequence[str], env: Mapping[str, str], out: output.Output) -> int:

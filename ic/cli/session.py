@@ -44,7 +44,8 @@ class Globals(msgspec.Struct, frozen=True, kw_only=True):
 class Session:
     """One invocation of ic. `out` is the only thing that a command may print with.
 
-    `leave` ends the process at once: for the second Ctrl-C, when the journal is left to tell the rest.
+    `leave` ends the process at once: for the second Ctrl-C, when the journal is left to tell the rest. It
+    takes another exit status.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Session:
         options: Globals,
         env: Mapping[str, str],
         out: output.Output,
-        leave: Callable[[], None],
+        leave: Callable[..., None],
     ) -> None:
         self.options = options
         self.leave = leave

@@ -20,7 +20,7 @@ from ic import buildinfo, errors, names
 from ic.compose import model
 from ic.engine import deeds, execute, observe, recover
 from ic.journal import book, fold, lease
-from ic.plan import changes, desired, facts, planner
+from ic.plan import changes, desired, facts, planner, watch
 from ic.resources import kind
 
 if TYPE_CHECKING:
@@ -165,6 +165,9 @@ def _observed(
         images=images,
         pull=asked.options.pull,
         services=chosen,
+        guard=watch.reference(stack.switches, asked.options)
+        if stack is not None and stack.switches.healthd and asked.options.healthd
+        else None,
     )
 
 
@@ -328,6 +331,7 @@ def _executed(
         confirm_delete=run.confirm_delete,
         env=env,
         interrupted=terms.interrupts.requested.is_set,
+        token_file=view.asked.options.healthd_token,
     )
 
     def perform(

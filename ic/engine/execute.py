@@ -35,6 +35,7 @@ LANES: dict[str, int] = {
     "network": 4,
     "volume": 4,
     "image": 4,
+    "trust": 4,
     "wait": 1000,  # waiting costs a thread of its own and no call
 }
 """How many steps of a lane run at once: creating does not scale on the server, stopping does."""

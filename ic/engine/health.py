@@ -15,12 +15,15 @@ from urllib.parse import unquote
 import msgspec
 
 from ic import errors, names
-from ic.engine import recover
 from ic.engine import sidecar as sidecars
+from ic.healthd import spec
 from ic.incus import client as incus
 from ic.incus import lxclog
+from ic.plan import desired
 
 if TYPE_CHECKING:
+    from ic.compose import model
+    from ic.engine import probing
     from ic.resources import kind
 
 Body = dict[str, Any]
@@ -37,12 +40,14 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
     `healthy` needs a healthcheck; `running` is content with a running instance that has none, else it must
     be healthy as well (docker's `running or healthy`); `completed` is an end with status 0. `ends` is how
-    many ends that its restart policy makes up for are borne.
+    many ends that its restart policy makes up for are borne. `checked`: it was seen to be healthy in this
+    run, and nobody watches it.
     """
 
     name: str
     condition: Condition = "healthy"
     ends: int = 0
+    checked: bool = False
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -52,10 +57,11 @@ class Standing(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-def standing(body: Mapping[str, Any], condition: Condition) -> Standing:
-    """How an instance stands, by its body as the API shows it. Pure.
+def standing(body: Mapping[str, Any], condition: Condition, status: str | None = None) -> Standing:
+    """How an instance stands, by its body as the API shows it and its health status. Pure.
 
-    A status that was written before the instance's last start is of an earlier run, and says nothing.
+    Without a `status` it is the one that the daemon has written; one that was written before the last start
+    is of an earlier run, and says nothing.
     """
     config = cast("dict[str, str]", body.get("config") or {})
     power = str(body.get("status", ""))
@@ -65,11 +71,11 @@ def standing(body: Mapping[str, Any], condition: Condition) -> Standing:
         return Standing("waiting", "has not ended")
     if power != "Running":
         return Standing("waiting", f"is {power.lower() or 'unknown'}")
-    if not is_checked(config):
+    if not spec.read("", config).test:
         if condition == "running":
             return Standing("done")
         return Standing("failed", "has no healthcheck")
-    status = status_now(body)
+    status = spec.status(body) if status is None else status
     if status == "healthy":
         return Standing("done")
     if status == "unhealthy":
@@ -77,30 +83,29 @@ def standing(body: Mapping[str, Any], condition: Condition) -> Standing:
     return Standing("waiting", f"is {status or 'not checked yet'}")
 
 
-def is_checked(config: Mapping[str, str]) -> bool:
-    """Whether an instance has a healthcheck. Pure."""
-    test = config.get(names.HEALTH_TEST, "")
-    return bool(test) and test.replace(" ", "") not in ("[]", '["NONE"]')
+def conditions(stack: model.Stack, services: tuple[str, ...]) -> dict[str, Condition]:
+    """What `up --wait` waits for, by service: those named (or all) with what they depend on. Pure.
+
+    A service whose completion another one waits for has to end well, every other one has to run, and to be
+    healthy when it has a healthcheck: docker compose's rule.
+    """
+    selected = desired.selection(stack, services)
+    jobs = {
+        other
+        for name in selected
+        for other, dependency in stack.services[name].lifecycle.depends_on.items()
+        if dependency.condition == "service_completed_successfully"
+    }
+    return {name: "completed" if name in jobs else "running" for name in sorted(selected)}
 
 
-def status_now(body: Mapping[str, Any]) -> str:
-    """The health status of an instance's present run; empty when none was told yet. Pure."""
-    config = cast("dict[str, str]", body.get("config") or {})
-    status = config.get(names.HEALTH_STATUS, "")
-    started = recover.wall_ms(str(body.get("last_used_at", "")))
-    told = claims(config).get("at")
-    if isinstance(told, int) and started is not None and told < started:
-        return ""
-    return status
+UNWATCHED = "stopped while unwatched"
 
 
-def claims(config: Mapping[str, str]) -> dict[str, object]:
-    """What the health daemon keeps on an instance (`user.ic.health`); empty when it is no JSON. Pure."""
-    try:
-        found: object = msgspec.json.decode(config.get(names.HEALTH, "{}"))
-    except (msgspec.MsgspecError, RecursionError):
-        return {}
-    return cast("dict[str, object]", found) if isinstance(found, dict) else {}
+def stopped_unwatched(body: Mapping[str, Any]) -> bool:
+    """Whether the daemon found it stopped, did not see how, and so left it as it was. Pure."""
+    told = spec.claim(cast("dict[str, str]", body.get("config") or {}))
+    return told.why == UNWATCHED and told.run == str(body.get("last_used_at", ""))
 
 
 class Daemon(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +114,13 @@ class Daemon(msgspec.Struct, frozen=True, kw_only=True):
     state_path: str
     state_query: dict[str, str] = {}
     patience_ms: int = 30_000
+
+
+def daemon_of(found: sidecars.Found | None) -> Daemon | None:
+    """The daemon in a sidecar that was found. Pure."""
+    if found is None or not found.volume:
+        return None
+    return Daemon(state_path=found.volume, state_query=found.query)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,15 +143,21 @@ def wait(
     daemon: Daemon | None,
     limits: Limits,
 ) -> None:
-    """Wait until all are as they shall be.
+    """Wait until all are as they shall be. Without a daemon the checks are run from here.
 
     Raises OperationFailed for the first that is unhealthy (E_UNHEALTHY), ended (E_EXIT_CODE), or whose health
     daemon does not watch (E_HEALTHD); TimedOut; Interrupted; NotFound for an instance that is gone.
     """
     waiting = _Waiting(client, query, watches, daemon, limits)
-    while not waiting.over():
-        waiting.check()  # the server restarts: connect and look again
-        limits.sleep(TICK_SECONDS)
+    if daemon is not None:
+        waiting.run()
+        return
+    from ic.engine import probing
+    from ic.healthd import probes
+
+    with probing.Probing(probes.Prober(client, query.get("project", "default"))) as checks:
+        waiting.probing = checks
+        waiting.run()
 
 
 class _Waiting:
@@ -162,8 +180,16 @@ class _Waiting:
         self.looked = self.began
         self.asked = self.began  # when the daemon was looked at last
         self.trouble: tuple[float, str] | None = None  # since when it does not watch, and why
+        self.probing: probing.Probing | None = None
+        self.lines: dict[str, str] = {}  # the last line of a probe, where they are run from here
 
     # --- events ---
+
+    def run(self) -> None:
+        """Wait, whatever the server does meanwhile."""
+        while not self.over():
+            self.check()  # the server restarts: connect and look again
+            self.limits.sleep(TICK_SECONDS)
 
     def over(self) -> bool:
         """Whether all are as they shall be; False when the server went away before."""
@@ -182,9 +208,13 @@ class _Waiting:
         metadata = cast("Body", (event or {}).get("metadata") or {})
         name = str(metadata.get("name", ""))
         action = str(metadata.get("action", ""))
-        if name in self.left and action.startswith("instance-"):
-            self._judge(name)
-        elif self.limits.clock() - self.looked >= LOOK_SECONDS:
+        changed = self.probing.news() if self.probing is not None else ()
+        if action.startswith("instance-"):
+            changed = (*changed, name)
+        for one in dict.fromkeys(changed):
+            if one in self.left:
+                self._judge(one)
+        if self.limits.clock() - self.looked >= LOOK_SECONDS:
             self.look()
 
     def look(self) -> None:
@@ -240,7 +270,7 @@ class _Waiting:
     def _judge(self, name: str) -> None:
         watch = self.left[name]
         body = cast("Body", self.client.get(incus.path("instances", name), self.query))
-        found = standing(body, watch.condition)
+        found = standing(body, watch.condition, self._probed(name, body))
         self.reasons[name] = found.reason
         if found.word == "ended":
             self._ended(watch, body)
@@ -248,6 +278,16 @@ class _Waiting:
             raise self._failed(name, body, found.reason)
         elif found.word == "done":
             self._done(name)
+
+    def _probed(self, name: str, body: Body) -> str | None:
+        """The status by the checks that are run from here; None where they are the daemon's."""
+        asked = spec.read(name, cast("dict[str, str]", body.get("config") or {}))
+        if self.probing is None or body.get("status") != "Running" or not asked.test:
+            return None
+        if self.left[name].checked:
+            return "healthy"
+        status, self.lines[name] = self.probing.status(body)
+        return status
 
     def _done(self, name: str) -> None:
         del self.left[name]
@@ -262,7 +302,7 @@ class _Waiting:
         config = cast("dict[str, str]", body.get("config") or {})
         ends = self.ends.setdefault(watch.name, set())
         ends.add(str(body.get("last_used_at", "")))
-        if len(ends) <= watch.ends and comes_back(config.get(names.RESTART, ""), code):
+        if len(ends) <= watch.ends and comes_back(spec.read(watch.name, config).restart, code):
             self.reasons[watch.name] = "has ended, and is started again"
             return
         how = "has ended" if code is None else f"ended with exit code {code}"
@@ -274,7 +314,7 @@ class _Waiting:
 
     def _failed(self, name: str, body: Body, reason: str) -> errors.OperationFailed:
         config = cast("dict[str, str]", body.get("config") or {})
-        said = config.get(names.HEALTH_OUTPUT, "")
+        said = self.lines.get(name, "" if self.probing else config.get(names.HEALTH_OUTPUT, ""))
         probe = (f"its probe said: {said}",) if said else ()
         return errors.OperationFailed(
             f"cannot go on with instance {name}: it {reason}",
@@ -290,11 +330,9 @@ class _Waiting:
         return tuple(line.rstrip() for line in text.splitlines()[-SHOWN_OUTPUT_LINES:])
 
 
-def comes_back(policy: str, code: int | None) -> bool:
+def comes_back(policy: spec.Policy, code: int | None) -> bool:
     """Whether a restart policy makes up for an end with this exit code (None: unknown). Pure."""
-    if policy in ("always", "unless-stopped"):
-        return True
-    return policy.startswith("on-failure") and code != 0
+    return policy in ("always", "unless-stopped") or (policy == "on-failure" and code != 0)
 
 
 # --- a plan's step ----------------------------------------------------------------------------------
@@ -305,7 +343,9 @@ def await_healthy(
 ) -> None:
     """Wait for what a service depends on; an end, or a bad verdict, is a failure at once."""
     name = unquote(deed.path.rpartition("/")[2])
-    daemon = Daemon(
-        state_path=deed.state_path, state_query=deed.state_query, patience_ms=deed.patience_ms
-    )
+    daemon = None
+    if deed.state_path:
+        daemon = Daemon(
+            state_path=deed.state_path, state_query=deed.state_query, patience_ms=deed.patience_ms
+        )
     wait(client, deed.query, (Watch(name=name),), daemon, Limits(interrupted=interrupted))

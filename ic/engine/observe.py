@@ -1,8 +1,9 @@
 """Live state of a whole stack, and the facts that planning needs beside it, in a constant number of calls.
 
 In: a client, the Incus project's name, the stack (or None), what an earlier look resolved. Out: the
-journal as read, and Observed. Not pure; changes nothing. Seven calls for a settled stack, one more for the
-log of each own instance that has ended, and none to a registry: what the journal knows is not asked again.
+journal as read, and Observed. Not pure; changes nothing. Seven calls for a settled stack, one more where a
+health daemon watches and for the log of each own instance that has ended, and none to a registry: what the
+journal knows is not asked again.
 
 The run object is read before the project (a line of the journal is first there, then here), and everything
 else after both, so that live state is never older than the record it is compared with.
@@ -17,11 +18,12 @@ import msgspec
 
 from ic import errors, names
 from ic.engine import host
+from ic.fields import lifecycle
 from ic.incus import client as incus
 from ic.incus import lxclog
 from ic.journal import pages
 from ic.plan import facts
-from ic.resources import image, kind
+from ic.resources import image, kind, sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -47,12 +49,14 @@ def observe(
     images: Mapping[str, image.ImageFacts] | None = None,
     pull: PullPolicy | None = None,
     services: frozenset[str] | None = None,
+    guard: str | None = None,
 ) -> tuple[pages.Journal, facts.Observed]:
     """Read everything that planning a stack needs.
 
     `env` is where registry credentials are looked for, `images` are facts that an earlier look resolved,
     `pull` is `--pull` and wins over a service's `pull_policy`, `services` are those whose images are looked
-    up (None: all). Without a stack no image, no bind source and nothing external is looked at. Raises
+    up (None: all), `guard` the image of the health daemon, looked up where something is to be watched (None:
+    never). Without a stack no image, no bind source and nothing external is looked at. Raises
     IncusError; TooOld when the server lacks an API extension; RegistryError when an image cannot be
     resolved. A damaged journal is no error here: see its `state`.
     """
@@ -102,6 +106,11 @@ def observe(
     foreign["profile"] = frozenset(
         name for name in mine if name != _DEFAULT and not name.startswith(OWN_PROFILES)
     )
+    resolve = _resolver(env, server)
+
+    def lookup(policies: Mapping[str, PullPolicy]) -> dict[str, image.ImageFacts]:
+        return _images(policies, journal, images or {}, resolve)
+
     found = facts.Facts(
         server=str(client.transport.server),
         version=_version(server),
@@ -111,12 +120,9 @@ def observe(
         project_restrictions={
             key: value for key, value in (config or {}).items() if key.startswith("restricted")
         },
-        images=_images(
-            _policies(stack, services, pull) if stack is not None else {},
-            journal,
-            images or {},
-            _resolver(env, server),
-        ),
+        images=_every_image(stack, lookup, services=services, pull=pull, guard=guard, live=live)
+        if stack is not None
+        else {},
         fingerprints=_fingerprints(client, where["project"]),
         subnets=_subnets(networks, local=local),
         pools=pools or ((fallback,) if fallback else ()),
@@ -127,6 +133,11 @@ def observe(
         external_networks=_external_networks(stack, networks),
         external_volumes={name: pool for pool, name in sorted(volumes) if name in external},
         bind_sources=_bind_sources(stack, local=local),
+        https_address=_https_address(server),
+        addresses=_addresses(server),
+        server_fingerprint=str(_environment(server).get("certificate_fingerprint", "")),
+        sidecar_state=_sidecar_state(client, live, project),
+        may_administer=_config(server) is not None,
     )
     observed = facts.Observed(
         live=live,
@@ -365,9 +376,46 @@ def _fingerprints(client: incus.Client, project: str) -> frozenset[str]:
     return frozenset(url.rpartition("/")[2] for url in found)
 
 
+def _environment(server: Body) -> Body:
+    return cast("Body", server.get("environment") or {})
+
+
 def _version(server: Body) -> str:
-    environment = cast("Body", server.get("environment") or {})
-    return str(environment.get("server_version", ""))
+    return str(_environment(server).get("server_version", ""))
+
+
+def _config(server: Body) -> dict[str, str] | None:
+    """The server's configuration; None for a client that may not see it, and so not change it either.
+
+    A restricted client is shown an empty one. To anybody else that comes by TLS it shows at least where the
+    server listens; who comes by the socket of the administrator sees it as it is.
+    """
+    found = _strings(server.get("config"))
+    return found if found or server.get("auth_user_method") == "unix" else None
+
+
+def _https_address(server: Body) -> str | None:
+    config = _config(server)
+    return None if config is None else config.get("core.https_address", "")
+
+
+def _addresses(server: Body) -> tuple[str, ...]:
+    return tuple(cast("list[str]", _environment(server).get("addresses") or []))
+
+
+def _sidecar_state(
+    client: incus.Client, live: Mapping[str, kind.Live], project: str
+) -> sidecar.State | None:
+    """What the health daemon says of itself, from its volume; None without one, or when it says nothing."""
+    store = live.get(sidecar.VOLUME_ADDRESS)
+    if store is None:
+        return None
+    path = incus.path("storage-pools", store.pool, "volumes", "custom", store.name)
+    try:
+        data = client.file_get(path, sidecar.STATE_FILE, {"project": project})[1]
+    except (errors.NotFound, errors.OperationFailed):  # no file, or a directory in its place
+        return None
+    return sidecar.decode(data)
 
 
 # --- facts -----------------------------------------------------------------------------------------------
@@ -478,6 +526,41 @@ def _policies(
     return found
 
 
+def _every_image(
+    stack: model.Stack,
+    lookup: Callable[[Mapping[str, PullPolicy]], dict[str, image.ImageFacts]],
+    *,
+    services: frozenset[str] | None,
+    pull: PullPolicy | None,
+    guard: str | None,
+    live: Mapping[str, kind.Live],
+) -> dict[str, image.ImageFacts]:
+    """The images of the services, and the health daemon's where one of them is to be watched.
+
+    Whether that is so may be known by an image's own HEALTHCHECK alone: then it is asked for last.
+    """
+    policies = _policies(stack, services, pull)
+    watched = any(
+        one.fields.get(("config", names.RESTART), "no") != "no"
+        or ("config", names.HEALTH_TEST) in one.fields
+        for one in live.values()
+    )
+    lives = [one for name, one in stack.services.items() if services is None or name in services]
+    watched = watched or any(
+        lifecycle.is_watched(one.lifecycle, image.ImageConfig()) for one in lives
+    )
+    if guard is not None and watched:
+        policies.setdefault(guard, pull or "missing")
+    found = lookup(policies)
+    if guard is None or guard in policies:
+        return found
+    for one in lives:
+        known = found.get(one.image.image or "")
+        if known is not None and lifecycle.is_watched(one.lifecycle, known.config):
+            return found | lookup({guard: pull or "missing"})
+    return found
+
+
 def _images(
     policies: Mapping[str, PullPolicy],
     journal: pages.Journal,
@@ -543,8 +626,7 @@ def _resolver(env: Mapping[str, str], server: Body) -> Callable[[str], image.Ima
     """Asks the registry of a reference, for the architecture of a server."""
     from ic.incus import oci
 
-    environment = cast("Body", server.get("environment") or {})
-    machine = str(environment.get("kernel_architecture", ""))
+    machine = str(_environment(server).get("kernel_architecture", ""))
 
     def resolve(reference: str) -> image.ImageFacts:
         found = oci.resolve(reference, env, machine=machine)

@@ -452,6 +452,48 @@ def with_remedy(error: errors.IcError, address: str) -> errors.IcError:
     return type(error)(error.summary, details=error.details, hint=REMEDY, code=error.code)
 
 
+# --- where it is ----------------------------------------------------------------------------------
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A sidecar on the server: its power, and the volume with its state (empty: it has none)."""
+
+    power: str
+    query: dict[str, str]
+    volume: str = ""
+    build: str = ""
+
+
+def find(client: incus.Client, project: str) -> Found | None:
+    """The sidecar that watches over a project; None when there is none."""
+    query = {"project": project}
+    try:
+        body = cast("Body", client.get(incus.path("instances", sidecar.INSTANCE), query))
+    except (errors.NotFound, errors.Forbidden):
+        return None
+    return found(body, query)
+
+
+def found(body: Mapping[str, Any], query: Mapping[str, str]) -> Found:
+    """The sidecar of an instance's body. Pure."""
+    devices = cast("dict[str, dict[str, str]]", body.get("devices") or {})
+    config = cast("dict[str, str]", body.get("config") or {})
+    volume = next(
+        (
+            incus.path("storage-pools", one["pool"], "volumes", "custom", one["source"])
+            for one in devices.values()
+            if one.get("path") == sidecar.IDENTITY and one.get("pool") and one.get("source")
+        ),
+        "",
+    )
+    return Found(
+        power=str(body.get("status", "")),
+        query=dict(query),
+        volume=volume,
+        build=config.get(sidecar.BUILD, ""),
+    )
+
+
 # --- its state ------------------------------------------------------------------------------------
 
 

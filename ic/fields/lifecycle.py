@@ -315,6 +315,11 @@ def contribute(section: Lifecycle, ctx: contribution.Context) -> contribution.Co
     return contribution.Contribution(fields=fields, lxc=(("lxc.signal.halt", _signal(signal)),))
 
 
+def is_watched(section: Lifecycle, made: image.ImageConfig) -> bool:
+    """Whether an instance of this service needs somebody who watches it."""
+    return (section.restart or "no") != "no" or bool(_watched(section.healthcheck, made))
+
+
 _NANOSECONDS = 1_000_000  # of an image's durations in a ms
 _IMAGE_KEYS = {
     names.HEALTH_INTERVAL: "Interval",

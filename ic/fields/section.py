@@ -75,3 +75,23 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True):
     directories: tuple[str, ...] = ()
     resolve: str = ""
     diagnostics: tuple[errors.Diagnostic, ...] = ()
+
+
+def merged(parts: tuple[Contribution, ...]) -> kind.Fields:
+    """All fragments of one instance; raises PlanError when two sections write one key."""
+    fields: kind.Fields = {}
+    lines: list[tuple[str, str]] = []
+    for part in parts:
+        for path, value in part.fields.items():
+            if path in fields:
+                raise errors.PlanError(
+                    f"cannot merge sections: two of them write {kind.text_of(path)}"
+                )
+            fields[path] = value
+        for key, value in part.lxc:
+            if key != "lxc.environment" and any(key == other for other, _ in lines):
+                raise errors.PlanError(f"cannot merge sections: two of them write {key} of raw.lxc")
+            lines.append((key, value))
+    if lines:
+        fields["config", "raw.lxc"] = "\n".join(f"{key}={value}" for key, value in sorted(lines))
+    return fields

@@ -321,11 +321,14 @@ def _expiry(text: str) -> int:
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """A token file that is complete: its bytes, which file it was, and whether others could read it."""
+    """A token file that is complete: its bytes, which file it was (inode and time), whether it was open."""
 
     data: bytes
-    inode: int
+    which: tuple[int, int]
     was_open: bool = False
+
+    def __repr__(self) -> str:
+        return f"Found({self.which})"
 
 
 class Inbox:
@@ -338,12 +341,25 @@ class Inbox:
         self._settle = settle
         self._seen: tuple[int, int, int, int] | None = None
         self._since = 0.0
+        self._refused = (0, 0)
 
     def look(self, now: float) -> Found | None:
         """The file when it is complete, else None. `now` in seconds of a clock that is never set back.
 
-        Raises Refused for what is no file of ours: a symlink, a device, another user's.
+        Raises Refused, once, for what is no file of ours: a symlink, a device, another user's.
         """
+        try:
+            return self._look(now)
+        except Refused:
+            with contextlib.suppress(OSError):
+                there = os.lstat(self.path)
+                which = (there.st_ino, there.st_mtime_ns)
+                if which == self._refused:
+                    return None
+                self._refused = which
+            raise
+
+    def _look(self, now: float) -> Found | None:
         try:
             descriptor = os.open(
                 self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -366,12 +382,13 @@ class Inbox:
             was_open = bool(found.st_mode & 0o077)
             if was_open:
                 os.fchmod(descriptor, 0o600)
-        return Found(data=data, inode=found.st_ino, was_open=was_open)
+        return Found(data=data, which=(found.st_ino, found.st_mtime_ns), was_open=was_open)
 
     def clear(self, found: Found) -> None:
         """Remove the file that was taken; one that was laid down since stays."""
         try:
-            if os.lstat(self.path).st_ino == found.inode:
+            there = os.lstat(self.path)
+            if (there.st_ino, there.st_mtime_ns) == found.which:
                 os.unlink(self.path)
         except FileNotFoundError:
             return

@@ -23,6 +23,8 @@ T = TypeVar("T")
 Policy = Literal["", "no", "always", "unless-stopped", "on-failure"]
 """`user.restart`; empty when there is none: exits are left alone, an unhealthy instance is restarted."""
 Action = Literal["restart", "stop", "kill", "none"]
+Promise = Literal["", "restart", "start", "stop"]
+"""What somebody was about to do to an instance, and its successor has to finish."""
 Problem = tuple[str, str]
 """The key, and what is wrong with it; never its value where that may be secret."""
 
@@ -102,7 +104,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     restarts: int = 0
     at: int = 0
     run: str = ""
-    do: Literal["", "restart", "start", "stop"] = ""
+    do: Promise = ""
     why: str = ""
 
 

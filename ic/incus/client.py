@@ -21,7 +21,7 @@ from ic.incus import transport
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
 
-    from ic.incus import websocket
+    from ic.incus import streams, websocket
 
 # What ic uses of the API beyond its first version; a server without one of them is too old.
 EXTENSIONS = (
@@ -81,8 +81,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     """A command that ran inside an instance: its exit status (128+n when killed) and what it wrote."""
 
     status: int
-    stdout: bytes
-    stderr: bytes
+    output: bytes
 
 
 class _Envelope(msgspec.Struct):
@@ -487,7 +486,8 @@ class Client:
         with websocket.console(self.transport, operation, secrets.get("0", ""), doing) as stream:
             yield stream
 
-    def exec_output(
+    @contextlib.contextmanager
+    def exec(
         self,
         instance: str,
         command: Sequence[str],
@@ -498,14 +498,14 @@ class Client:
         cwd: str = "",
         environment: Mapping[str, str] | None = None,
         timeout: float = 30.0,
-        limit: int = 1024 * 1024,
-    ) -> Finished:
-        """Run a command in a running instance and collect what it writes (`limit` bytes per stream).
+    ) -> Generator[streams.Command]:
+        """Run a command in a running instance; leaving the `with` kills it if it still runs (SIGKILL, its
+        direct process only). It has no terminal, and its input is empty.
 
-        After `timeout` seconds it is killed (SIGKILL, its direct process only) and TimedOut raised. Raises
-        OperationFailed when it cannot be executed.
+        `timeout` in seconds is that of each request until it runs. Raises OperationFailed when the instance
+        does not run, and as `send`. One that cannot be executed ends at once, with status 127 or 126.
         """
-        from ic.incus import websocket
+        from ic.incus import streams
 
         body: dict[str, object] = {
             "command": list(command),
@@ -517,18 +517,78 @@ class Client:
         }
         if cwd:
             body["cwd"] = cwd
-        reply = self.send("POST", instance + "/exec", query, body)
+        reply = self.send("POST", instance + "/exec", query, body, timeout=timeout)
         doing = transport.phrase("POST", instance + "/exec")
         found = cast("dict[str, dict[str, Any]]", reply.metadata or {})
         secrets = cast("dict[str, str]", found.get("metadata", {}).get("fds") or {})
-        operation = reply.operation.partition("?")[0]
-        stdout, stderr, whole = websocket.collect(
-            self.transport, operation, secrets, timeout=timeout, limit=limit, doing=doing
+        running = streams.start(
+            self.transport,
+            reply.operation.partition("?")[0],
+            secrets,
+            doing,
+            timeout=timeout,
+            clock=self._clock,
         )
-        done = cast("dict[str, Any]", self.wait(operation, timeout=timeout, doing=doing))
-        if not whole:
-            raise errors.TimedOut(f"cannot {doing}: the connection broke", code="E_BROKEN")
-        return Finished(status=int(done.get("return", -1)), stdout=stdout, stderr=stderr)
+        with contextlib.closing(running):
+            yield running
+
+    def exec_status(self, running: streams.Command, timeout: float) -> int | None:
+        """The exit status of a command (128+n when killed by signal n), None when it still runs.
+
+        Waits up to `timeout` seconds, whole ones; less than one is no waiting. Raises as `wait`; TimedOut
+        (E_UNKNOWN) when the server has forgotten it.
+        """
+        doing = "wait for a command"
+        answer = self.transport.request(
+            "GET",
+            running.operation + "/wait",
+            query={"timeout": str(int(timeout))},
+            timeout=int(timeout) + 30,
+            doing=doing,
+        )
+        if answer.status == 404:
+            raise errors.TimedOut(
+                f"cannot {doing}: the server no longer knows how it ended", code="E_UNKNOWN"
+            )
+        found = cast("dict[str, Any]", self._open("GET", running.operation, answer, doing).metadata)
+        code = cast("dict[str, object]", found.get("metadata") or {}).get("return")
+        if found.get("status_code") in (200, 400) and isinstance(code, int):
+            return code
+        if found.get("status_code") in (400, 401):
+            text = str(found.get("err") or "it was cancelled")
+            raise transport.failure(doing, 400, text, operation=True)
+        return None
+
+    def exec_output(
+        self,
+        instance: str,
+        command: Sequence[str],
+        query: Query | None = None,
+        *,
+        timeout: float = 30.0,
+        limit: int = 1024 * 1024,
+    ) -> Finished:
+        """Run a command as root and collect what it writes, both streams as they come (`limit` bytes).
+
+        After `timeout` seconds it is killed and TimedOut raised. Raises as `exec`.
+        """
+        kept = bytearray()
+
+        def keep(piece: memoryview) -> None:
+            kept.extend(piece[: limit - len(kept)])
+
+        with self.exec(instance, command, query, timeout=timeout) as running:
+            deadline = running.began + timeout
+            while (left := deadline - self._clock()) > 0:
+                if not running.ended:
+                    running.read(keep, left)
+                    continue
+                status = self.exec_status(running, max(1.0, left))
+                if status is not None:
+                    return Finished(status=status, output=bytes(kept))
+        raise errors.TimedOut(
+            f"cannot {transport.phrase('POST', instance + '/exec')}: not done after {timeout:g} s, killed"
+        )
 
 
 # --- pieces ------------------------------------------------------------------------------------------

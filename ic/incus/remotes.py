@@ -115,7 +115,7 @@ def _server(name: str, remote: dict[str, Any], folder: str, place: str) -> Serve
             hint="add a remote that uses TLS: `incus remote add NAME TOKEN`",
         )
     # A remote that was added by a token has all addresses that the server knew of, with commas.
-    (host, port), *others = (_host_and_port(name, one) for one in address.split(","))
+    (host, port), *others = (host_and_port(name, one) for one in address.split(","))
     return Server(
         name=name,
         host=host,
@@ -127,7 +127,8 @@ def _server(name: str, remote: dict[str, Any], folder: str, place: str) -> Serve
     )
 
 
-def _host_and_port(name: str, address: str) -> tuple[str, int]:
+def host_and_port(name: str, address: str) -> tuple[str, int]:
+    """Host and port of an https:// address of a remote. Raises UsageError."""
     scheme, separator, rest = address.partition("://")
     if not separator:
         scheme, rest = "https", address

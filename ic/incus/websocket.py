@@ -1,4 +1,4 @@
-"""Websockets of Incus: events, and the streams of a command. The only importer of websocket-client.
+"""Websockets of Incus: events and consoles. The only importer of websocket-client.
 
 In: a Transport (its socket is connected, and pinned over HTTPS) and a query. Out: events as mappings, bytes
 as written. Reconnecting is the caller's, because only the caller knows what to read again.
@@ -7,7 +7,6 @@ as written. Reconnecting is the caller's, because only the caller knows what to 
 from __future__ import annotations
 
 import contextlib
-import select
 import time
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlencode
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
     import websocket
-
-_TICK = 1.0  # seconds between looks at the clock while nothing arrives
 
 
 def _open(
@@ -44,7 +41,7 @@ def _open(
     except websocket.WebSocketBadStatusException as cause:
         sock.close()
         text = (cause.resp_body or b"").decode(errors="replace")
-        raise transport.failure(doing, cause.status_code, _error_text(text)) from cause
+        raise transport.failure(doing, cause.status_code, transport.error_text(text)) from cause
     except (websocket.WebSocketException, OSError) as cause:
         sock.close()
         raise errors.Unreachable(f"cannot {doing}: the websocket could not be opened") from cause
@@ -52,16 +49,6 @@ def _open(
         sock.close()
         raise
     return socket
-
-
-def _error_text(body: str) -> str:
-    try:
-        found: object = msgspec.json.decode(body)
-    except msgspec.MsgspecError:
-        return body
-    return (
-        str(cast("dict[str, object]", found).get("error", "")) if isinstance(found, dict) else body
-    )
 
 
 def _receive(
@@ -160,69 +147,6 @@ def console(to: transport.Transport, operation: str, secret: str, doing: str) ->
     finally:
         with contextlib.suppress(OSError):
             socket.shutdown()
-
-
-def collect(
-    to: transport.Transport,
-    operation: str,
-    secrets: Mapping[str, str],
-    *,
-    timeout: float,
-    limit: int,
-    doing: str,
-    clock: Callable[[], float] = time.monotonic,
-) -> tuple[bytes, bytes, bool]:
-    """What a command writes on 1 and 2, and whether that is all of it; nothing is sent to its 0.
-
-    It is not all when a websocket broke, or could not be opened because the command is over already (it
-    could not be executed): the operation tells. After `timeout` seconds the control socket is closed, which
-    kills the command, and TimedOut raised. Output beyond `limit` bytes per stream is dropped.
-    """
-    import websocket
-
-    deadline = clock() + timeout
-    sockets: dict[str, websocket.WebSocket] = {}
-    written = {"1": bytearray(), "2": bytearray()}
-    whole = False
-    try:
-        for name in ("control", "0", "1", "2"):
-            if name in secrets:
-                query = {"secret": secrets[name]}
-                sockets[name] = _open(to, operation + "/websocket", query, doing)
-        sockets["0"].send("")
-        open_ones = {sockets[name].fileno(): name for name in written}
-        while open_ones:
-            left = deadline - clock()
-            if left <= 0:
-                raise errors.TimedOut(f"cannot {doing}: not done after {timeout:g} s, killed")
-            for number in _ready(open_ones, sockets, min(left, _TICK)):
-                name = open_ones[number]
-                data = _message(sockets[name])
-                if data is not None:
-                    kept = written[name]
-                    kept += data[: limit - len(kept)]
-                else:
-                    del open_ones[number]
-        whole = True
-    except (websocket.WebSocketException, OSError, errors.Unreachable, errors.NotFound):
-        pass
-    finally:
-        for socket in sockets.values():
-            with contextlib.suppress(OSError):
-                socket.shutdown()
-    return bytes(written["1"]), bytes(written["2"]), whole
-
-
-def _ready(
-    open_ones: Mapping[int, str], sockets: Mapping[str, websocket.WebSocket], timeout: float
-) -> list[int]:
-    """The file numbers with something to read; TLS may hold bytes that `select` does not see."""
-    held: list[int] = []
-    for number, name in open_ones.items():
-        pending = getattr(sockets[name].sock, "pending", None)
-        if pending is not None and pending():
-            held.append(number)
-    return held or select.select(list(open_ones), [], [], timeout)[0]
 
 
 def _message(socket: websocket.WebSocket) -> bytes | None:

@@ -373,11 +373,18 @@ class Run:
                     chain=self._chain,
                 )
                 self._queue(writer, first, None)
+                self._hear(writer)
             event = make(self._state.sequence + 1, time)
             if before is not None:
                 before(event.n)
             self._queue(writer, event, acknowledge)
             return event.n
+
+    def _hear(self, writer: wal.Writer) -> None:
+        """Copy what the health daemon has told since the last run: its stream is a ring."""
+        for told in self.journal.telling():
+            line = msgspec.structs.replace(told, n=self._state.sequence + 1, stream=told.n)
+            self._queue(writer, line, None)
 
     def _queue(
         self, writer: wal.Writer, event: events.AnyEvent, acknowledge: Callable[[], None] | None

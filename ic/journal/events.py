@@ -20,6 +20,8 @@ RunStatus = Literal["ok", "failed", "interrupted"]
 #: Journal format that this ic writes, and the oldest reader that understands what it writes.
 VERSION = 1
 MINIMUM = 1
+#: What the kinds of the health daemon's events begin with.
+HEALTH = "hd."
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -198,6 +200,47 @@ class Gap(
     reason: str = ""
 
 
+class Health(
+    Event,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    rename={
+        "kind": "k",
+        "address": "o",
+        "run": "r",
+        "cause": "s",
+        "code": "e",
+        "line": "x",
+        "generation": "jg",
+        "seen": "jn",
+        "stream": "hn",
+        "actor": "a",
+        "version": "v",
+        "build": "b",
+    },
+):
+    """Something that the health daemon tells: a transition, an action of its own, its start and its end.
+
+    `kind` is `hd.` and a word. `run` is one life of the daemon, `generation` and `seen` say how far the
+    journal was when it was written, `line` is the last line of the probe. In the daemon's own stream `n` is
+    the number there; in the journal `n` is the journal's, and `stream` the one in the stream.
+    """
+
+    kind: str
+    address: str = ""
+    run: str = ""
+    cause: str = ""
+    code: int | None = None
+    line: str = ""
+    generation: int = 0
+    seen: int = 0
+    stream: int = 0
+    actor: str = ""
+    version: str = ""
+    build: str = ""
+
+
 class Other(
     Event, frozen=True, kw_only=True, omit_defaults=True, rename={"kind": "k", "address": "o"}
 ):
@@ -207,7 +250,7 @@ class Other(
     address: str = ""
 
 
-AnyEvent = Run | Intent | Outcome | End | Recover | Steal | Trunc | Gap | Other
+AnyEvent = Run | Intent | Outcome | End | Recover | Steal | Trunc | Gap | Health | Other
 
 
 class Head(
@@ -260,6 +303,7 @@ _KINDS: dict[str, msgspec.json.Decoder[AnyEvent]] = {
     "trunc": msgspec.json.Decoder(Trunc),
     "gap": msgspec.json.Decoder(Gap),
 }
+_health: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(Health)
 _head = msgspec.json.Decoder(Head)
 
 
@@ -273,6 +317,8 @@ def decode(line: bytes) -> AnyEvent:
     except msgspec.ValidationError:
         return _other_of(line)
     decoder = _PHASES.get(peek.p) if peek.p else _KINDS.get(peek.k)
+    if decoder is None and peek.k.startswith(HEALTH):
+        decoder = _health
     if decoder is None:
         return _other_of(line)
     try:

@@ -164,7 +164,7 @@ class State:
                 self.open.clear()
             case events.Other():
                 self._touch(event.address)
-            case events.Recover():
+            case events.Recover() | events.Health():
                 pass
 
     def _settle(self, number: int, status: str, result: dict[str, object]) -> None:

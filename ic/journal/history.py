@@ -1,7 +1,9 @@
 """Events as the runs that people ask for: who, when, which command, step by step, and how it ended. Pure.
 
 In: a Journal; out: values in the shape of `ic.history/1` (docs/schemas), newest run first. Outcomes that a
-later run found out (recovery) stand in the run whose intents they settle, with the run that found them.
+later run found out (recovery) stand in the run whose intents they settle, with the run that found them. Each
+life of the health daemon is a run too, put where it belongs between the others: not before what it had
+seen of the journal, and by the clock from there on. Neither the journal's order nor the stream's is broken.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One step, with its intent's number; or something else that happened to the journal itself."""
+    """One step, with its intent's number; or something else that happened to the journal itself.
+
+    Of the health daemon: the number in its stream, `cause` in words, and the last line of the probe.
+    """
 
     n: int
     time: str
@@ -32,6 +37,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     ms: int | None = None
     error: str | None = None
     recovered_by: str | None = None
+    cause: str | None = None
+    output: str | None = None
 
 
 class HistoryRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +53,11 @@ class HistoryRun(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["ok", "failed", "interrupted", "running"]
     counts: dict[str, int]
     events: tuple[Event, ...]
+
+
+#: The kinds with which a life of the health daemon begins and ends.
+HEALTH_RUN = "hd.run"
+HEALTH_END = "hd.end"
 
 
 def moment(ms: int) -> str:
@@ -126,6 +138,7 @@ class _Story:
 
     def __init__(self) -> None:
         self.runs: list[_Gathering] = []
+        self.told: list[events.Health] = []
         self.by_id: dict[str, _Gathering] = {}
         self.owner: dict[int, _Gathering] = {}
 
@@ -165,6 +178,8 @@ class _Story:
                 lost.command, lost.ended = "gap", event.t
                 self.runs.append(lost)
                 self._note(event, f"lines {event.n} to {event.last} are lost: {event.reason}")
+            case events.Health():
+                self.told.append(event)
             case events.Other():
                 self._note(event, None)
             case events.Trunc() | events.Recover():
@@ -215,7 +230,7 @@ class _Story:
 
 
 def runs(journal: pages.Journal) -> tuple[HistoryRun, ...]:
-    """All runs of a journal, newest first.
+    """All runs of a journal, newest first, those of the health daemon among them.
 
     A run without an end is `running` while the lease is held at its generation, else `interrupted`.
     """
@@ -224,7 +239,80 @@ def runs(journal: pages.Journal) -> tuple[HistoryRun, ...]:
         story.take(event)
     top = journal.run_object
     running = top.generation if top is not None and top.held else 0
-    return tuple(run.done(running=running) for run in reversed(story.runs))
+    told = sorted((*story.told, *journal.telling()), key=_number)
+    lives = _lives(journal, told)
+    found = [(run.n, run.started, run.done(running=running)) for run in story.runs]
+    return tuple(reversed(_between(found, lives)))
+
+
+def _number(event: events.Health) -> int:
+    """The number in the daemon's stream, of a line that stands there or was copied from there."""
+    return event.stream or event.n
+
+
+_Placed = tuple[int, int, HistoryRun]  # of the journal: number and time of its first line
+
+
+def _between(found: list[_Placed], lives: list[_Placed]) -> list[HistoryRun]:
+    """Put the daemon's lives between the runs, both in their own order."""
+    merged: list[HistoryRun] = []
+    at = 0
+    for seen, began, life in lives:
+        while at < len(found) and (found[at][0] <= seen or found[at][1] <= began):
+            merged.append(found[at][2])
+            at += 1
+        merged.append(life)
+    merged.extend(run for _, _, run in found[at:])
+    return merged
+
+
+def _lives(journal: pages.Journal, told: Sequence[events.Health]) -> list[_Placed]:
+    """The daemon's lives: what it had seen of the journal when each began, when, and the life as a run."""
+    by_run: dict[str, list[events.Health]] = {}
+    for event in told:
+        by_run.setdefault(event.run, []).append(event)
+    holder = journal.health.holder if journal.health is not None else None
+    return [
+        (log[0].seen, log[0].t, _life(log, alive=holder is not None and holder.run == run))
+        for run, log in by_run.items()
+    ]
+
+
+def _life(log: Sequence[events.Health], *, alive: bool) -> HistoryRun:
+    first, last = log[0], log[-1]
+    over = last.kind == HEALTH_END
+    counts: dict[str, int] = {}
+    for event in log:
+        label = event.kind.removeprefix(events.HEALTH)
+        if event.kind not in (HEALTH_RUN, HEALTH_END):
+            counts[label] = counts.get(label, 0) + 1
+    return HistoryRun(
+        run=first.run,
+        generation=first.generation,
+        command="healthd",
+        actor=next((event.actor for event in log if event.actor), ""),
+        started=moment(first.t),
+        ended=moment(last.t) if over else None,
+        status="ok" if over else "running" if alive else "interrupted",
+        counts=counts,
+        events=tuple(_told(event) for event in log),
+    )
+
+
+def _told(event: events.Health) -> Event:
+    cause = event.cause
+    if event.code is not None:
+        cause = f"{cause} (exit code {event.code})" if cause not in ("", "exit") else ""
+        cause = cause or f"exit code {event.code}"
+    return Event(
+        n=_number(event),
+        time=moment(event.t),
+        kind=event.kind,
+        address=event.address,
+        phase="done",
+        cause=cause or None,
+        output=event.line or None,
+    )
 
 
 def find(found: Sequence[HistoryRun], text: str) -> HistoryRun:

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 FREE = "free"
 GENESIS_NONCE = "00000000"
 DESCRIPTION = "ic: lease and write-ahead journal of this stack; leave it alone"
+STEM = "ic.lock"
+#: The health daemon's stream has a lease of the same kind, under a name of its own.
+HEALTH_STEM = "ic.hd"
+HEALTH_DESCRIPTION = "ic: what the health daemon of this stack tells; leave it alone"
 
 
 class Reply(Protocol):
@@ -172,29 +176,32 @@ class RunObject(msgspec.Struct, frozen=True, kw_only=True):
         return int(text) if text.isdecimal() else 0
 
 
-def prefix(project: str) -> str:
+def prefix(project: str, stem: str = STEM) -> str:
     """The beginning of the names of a project's run objects (profiles may be shared between projects)."""
-    return f"ic.lock.{names.short_hash(project)}."
+    return f"{stem}.{names.short_hash(project)}."
 
 
-def name_for(project: str, generation: int, nonce: str) -> str:
+def name_for(project: str, generation: int, nonce: str, stem: str = STEM) -> str:
     """The run object's name at a generation."""
-    return f"{prefix(project)}{generation:08d}.{nonce}"
+    return f"{prefix(project, stem)}{generation:08d}.{nonce}"
 
 
-def parse_name(project: str, name: str) -> tuple[int, str] | None:
+def parse_name(project: str, name: str, stem: str = STEM) -> tuple[int, str] | None:
     """Generation and nonce of a run object's name, None for any other profile."""
-    if not name.startswith(prefix(project)):
+    begin = prefix(project, stem)
+    if not name.startswith(begin):
         return None
-    generation, _, nonce = name[len(prefix(project)) :].partition(".")
+    generation, _, nonce = name[len(begin) :].partition(".")
     return (int(generation), nonce) if generation.isdecimal() else None
 
 
-def objects(project: str, profiles: Mapping[str, Mapping[str, str]]) -> tuple[RunObject, ...]:
+def objects(
+    project: str, profiles: Mapping[str, Mapping[str, str]], stem: str = STEM
+) -> tuple[RunObject, ...]:
     """The run objects among the profiles (name -> config), highest generation first."""
     found: list[RunObject] = []
     for name, config in profiles.items():
-        parsed = parse_name(project, name)
+        parsed = parse_name(project, name, stem)
         if parsed is not None:
             found.append(
                 RunObject(name=name, generation=parsed[0], nonce=parsed[1], config=dict(config))
@@ -354,6 +361,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
     `force` takes the lease of exactly that generation, whoever holds it (`ic unlock`). `nonce` gives 8
     characters, `tick` the start tick of a process of this machine, `say` takes a sentence for the user.
+    `stem` tells which of a project's leases it is: the run object's, or that of the health stream.
     """
 
     holder: Holder
@@ -364,6 +372,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     times: Times
     tick: Callable[[int], int | None] = tick_of
     force: int | None = None
+    stem: str = STEM
 
 
 def acquire(client: Server, project: str, terms: Terms) -> Lease:
@@ -374,7 +383,7 @@ def acquire(client: Server, project: str, terms: Terms) -> Lease:
     watch = _Watch()
     made = 0
     while True:
-        found = objects(project, fetch(client, project, terms.clock, terms.times))
+        found = objects(project, fetch(client, project, terms.clock, terms.times), terms.stem)
         if not found:
             made += 1
             _make(client, project, terms, attempt=made)
@@ -409,8 +418,8 @@ def _make(client: Server, project: str, terms: Terms, *, attempt: int) -> None:
     if head:
         first[names.HEAD] = head
     made = {
-        "name": name_for(project, generation, GENESIS_NONCE),
-        "description": DESCRIPTION,
+        "name": name_for(project, generation, GENESIS_NONCE, terms.stem),
+        "description": DESCRIPTION if terms.stem == STEM else HEALTH_DESCRIPTION,
         "config": first,
         "devices": {},
     }
@@ -491,7 +500,7 @@ def locked(top: RunObject, holder: Holder) -> errors.Locked:
 def _take(client: Server, project: str, top: RunObject, terms: Terms) -> Lease | None:
     """Rename, read again, hold. None when another was faster: look again."""
     generation = top.generation + 1
-    name = name_for(project, generation, terms.nonce())
+    name = name_for(project, generation, terms.nonce(), terms.stem)
     query = {"project": project}
     timeout = terms.times.timeout
     try:
@@ -500,7 +509,7 @@ def _take(client: Server, project: str, top: RunObject, terms: Terms) -> Lease |
         raise
     except errors.IncusError:
         # Lost, or won with the reply lost: only the list knows.
-        found = objects(project, fetch(client, project, terms.clock, terms.times))
+        found = objects(project, fetch(client, project, terms.clock, terms.times), terms.stem)
         if not found or found[0].name != name:
             return None
     try:

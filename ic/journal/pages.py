@@ -36,6 +36,9 @@ REQUEST = 1024 * 1024
 RESERVE = 64 * 1024
 #: What an operator who may not write the project keeps in the run object before it moves to a profile.
 OVERFLOW_FROM = 64 * 1024
+#: The name of the health daemon's stream in the head, and the kind of a line that stands for lost ones.
+HEALTH_STREAM = "hd"
+HEALTH_GAP = "hd.gap"
 #: How a journal is; only `ok` may be written to.
 State = Literal["none", "ok", "damaged", "newer", "rollback"]
 
@@ -53,6 +56,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
 
     `lines` are all that are retained and can be read, in order; those up to `trusted` are proven by the
     chain. `folded` is the last number that stands in the project, `stored` the last one in overflow profiles.
+    `health` is the health daemon's stream, a profile with a lease like the run object's.
     """
 
     project: str
@@ -67,6 +71,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     recorded: fold.Recorded = fold.Recorded()
     run_object: lease.RunObject | None = None
     overflow: tuple[str, ...] = ()
+    health: lease.RunObject | None = None
 
     @property
     def state(self) -> State:
@@ -87,9 +92,55 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
         """All readable events, decoded."""
         return tuple(events.decode(line.raw) for line in self.lines)
 
+    def told(self) -> int:
+        """How far the health daemon's stream stands in the journal: the number of its last line here."""
+        known = self.head.streams.get(HEALTH_STREAM, 0) if self.head else 0
+        return max([known, *stream_numbers(line.raw for line in self.lines)])
+
+    def telling(self) -> tuple[events.Health, ...]:
+        """What the health daemon told and is not in the journal yet, in its order; lost lines are a gap."""
+        if self.health is None:
+            return ()
+        return unheard(self.health.config.get(names.EVENT, ""), self.told())
+
     def folding(self) -> fold.State:
         """The folded state of what is trusted, to go on from (a new one each time)."""
         return _folding(self.base, self.lines, self.trusted)
+
+
+def stream_numbers(raw: Iterable[bytes]) -> list[int]:
+    """The numbers in the health daemon's stream of those lines that were copied from it."""
+    copied = [events.decode(one) for one in raw if b'"hn":' in one]
+    return [one.stream for one in copied if isinstance(one, events.Health)]
+
+
+def unheard(value: str, known: int) -> tuple[events.Health, ...]:
+    """The lines of a stream's ring after number `known`; what the ring has lost since is one `hd.gap`.
+
+    A line that cannot be read is left out: it is another's, and nothing is decided by it.
+    """
+    found: list[events.Health] = []
+    for raw in lines.split(value):
+        try:
+            event = events.decode(raw)
+        except ValueError:
+            continue
+        if isinstance(event, events.Health) and event.n > known:
+            found.append(event)
+    found.sort(key=lambda one: one.n)
+    if found and found[0].n > known + 1:
+        first = found[0]
+        lost = events.Health(
+            n=first.n - 1,
+            t=first.t,
+            kind=HEALTH_GAP,
+            run=first.run,
+            cause=f"lines {known + 1} to {first.n - 1} were written over before any run copied them",
+            generation=first.generation,
+            seen=first.seen,
+        )
+        found.insert(0, lost)
+    return tuple(found)
 
 
 def segment_key(first: int) -> str:
@@ -322,8 +373,10 @@ def read(
     copy = head_of(top.config) if top else None
     lineage = head.lineage if head else config.get(names.LINEAGE, copy.lineage if copy else "")
     written = any(name.startswith(_OURS) for name in config)
+    streams = lease.objects(project, profiles, lease.HEALTH_STEM)
+    health = streams[0] if streams else None
     if not lineage and not written:
-        return Journal(project=project, run_object=top)
+        return Journal(project=project, run_object=top, health=health)
     if head is not None and head.minimum > events.VERSION:
         reading.bad(
             "newer", f"it needs a reader of version {head.minimum}, this is {events.VERSION}"
@@ -361,6 +414,7 @@ def read(
         recorded=_recorded(reading, lineage, base, readable, top),
         run_object=top,
         overflow=overflow,
+        health=health,
     )
 
 
@@ -524,7 +578,12 @@ def pack(
             details=("somebody changed the keys user.ic.* while this run was going on",),
         )
     packed = dict(config)
-    _append(packed, [line for line in log if line.n > head.sequence])
+    added = [line for line in log if line.n > head.sequence]
+    _append(packed, added)
+    copied = stream_numbers(line.raw for line in added)
+    if copied:
+        told = max(head.streams.get(HEALTH_STREAM, 0), *copied)
+        head = msgspec.structs.replace(head, streams={**head.streams, HEALTH_STREAM: told})
     snapshot = head.snapshot
     if _due(packed, last, head.snapshot):
         snapshot = _compact(packed, state, log, chains, lineage)

@@ -14,9 +14,9 @@ import msgspec
 from ic import errors, names
 from ic.fields import image as image_section
 from ic.fields import lifecycle, networking, placement, process, section, storage, switches
-from ic.plan import ground, ports, wiring
+from ic.plan import ground, ports, watch, wiring
 from ic.plan.ground import replicas
-from ic.resources import image, kind, project, volume
+from ic.resources import image, kind, project, sidecar, volume
 
 if TYPE_CHECKING:
     from ic.compose import model
@@ -84,6 +84,9 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
 
     `kept` are services and `known` addresses that the files name but this plan does not select: neither
     changed nor removed. `services` are all services of the files, selected or not.
+
+    `sidecar` is the health daemon's, where one is needed. Without: `sidecar_stays` leaves one that is there
+    as it is (something is needed of it that this plan does not select), else it goes, and why.
     """
 
     stack: str
@@ -94,6 +97,9 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     services: frozenset[str] = frozenset()
     kept: frozenset[str] = frozenset()
     known: frozenset[str] = frozenset()
+    sidecar: watch.Sidecar | None = None
+    sidecar_stays: bool = False
+    sidecar_goes: str = ""
     diagnostics: tuple[errors.Diagnostic, ...] = ()
 
 
@@ -130,6 +136,7 @@ def _left_alone(
         address
         for address in observed.live
         if names.kind_of(address) == "instance"
+        and address != sidecar.ADDRESS
         and names.name_of(address).rpartition("/")[0] not in services
         and not (options.removes if address in recorded.resources else options.remove_orphans)
     )
@@ -152,6 +159,8 @@ class _Work:
             selection(stack, options.services),
             _left_alone(stack, recorded, observed, options),
         )
+        self.options = options
+        self.watches = options.healthd and stack.switches.healthd
         self.resources: dict[str, kind.Resource] = {}
         self.details: dict[str, Details] = {}
         self.images: dict[str, image.ImageFacts] = {}
@@ -176,6 +185,7 @@ class _Work:
                     self._build_instance(service, replica)
         self._check_health()
         self._check_restrictions()
+        guard, stays = self._guard()
         self.ground.raise_all()
         every = {**self.ground.stack.services, **self.ground.stack.inactive}
         known = {names.address("network", key) for key in self.ground.stack.networks}
@@ -190,11 +200,14 @@ class _Work:
             services=frozenset(every),
             kept=frozenset(every) - self.ground.selected,
             known=frozenset(known),
+            sidecar=guard,
+            sidecar_stays=stays,
+            sidecar_goes=watch.UNNEEDED if self.watches else watch.SWITCHED_OFF,
             diagnostics=tuple(self.ground.warnings),
         )
 
     def _name_instances(self) -> None:
-        owners: dict[str, str] = {}
+        owners: dict[str, str] = {sidecar.INSTANCE: names.address("instance", "the health daemon")}
         for service, replica, address in self.ground.members():
             given = service.placement.container_name
             where = ("services", service.name, *(("container_name",) if given else ()))
@@ -233,14 +246,7 @@ class _Work:
                 )
                 continue
             address = names.address("image", reference)
-            found = self.ground.facts.images.get(reference)
-            known = self.ground.recorded.resources.get(address)
-            if known is not None and known.facts:
-                kept = image.from_facts(known.facts)
-                if found is None:
-                    found = kept
-                elif kept is not None and kept.digest == found.digest and not found.fingerprint:
-                    found = msgspec.structs.replace(found, fingerprint=kept.fingerprint)
+            found = self._image(reference)
             if found is None:
                 self.ground.problem(
                     f"cannot use image {reference!r} of service {name!r}: it is not known yet",
@@ -258,8 +264,19 @@ class _Work:
                 position=self.ground.stack.where("services", name, "image"),
             )
 
+    def _image(self, reference: str) -> image.ImageFacts | None:
+        """What is known of an image: the registry's answer, else the journal's."""
+        found = self.ground.facts.images.get(reference)
+        known = self.ground.recorded.resources.get(names.address("image", reference))
+        kept = image.from_facts(known.facts) if known is not None and known.facts else None
+        if found is None:
+            return kept
+        if kept is not None and kept.digest == found.digest and not found.fingerprint:
+            return msgspec.structs.replace(found, fingerprint=kept.fingerprint)
+        return found
+
     def _name_volumes(self) -> None:
-        owners: dict[str, str] = {}
+        owners: dict[str, str] = {sidecar.VOLUME: "the health daemon's"}
         for name in sorted(self.ground.selected):
             service = self.ground.stack.services[name]
             config = self._config_of(service)
@@ -417,7 +434,7 @@ class _Work:
         except errors.PlanError as error:
             self.ground.problem(error.summary, "services", service.name, hint=error.hint)
             return
-        fields = merged(parts)
+        fields = section.merged(parts)
         fields["devices", "root", "type"] = "disk"
         fields["devices", "root", "path"] = "/"
         fields["devices", "root", "pool"] = pool
@@ -508,6 +525,65 @@ class _Work:
                     switches.KEY,
                 )
 
+    def _guard(self) -> tuple[watch.Sidecar | None, bool]:
+        """The health daemon's sidecar, if it is needed; else whether one that is there stays.
+
+        Named services need it by themselves; otherwise what this plan leaves running needs it as well.
+        """
+        selected = {
+            details.service: watch.reason(self.resources[address].fields)
+            for address, details in self.details.items()
+        }
+        reasons = {name: why for name, why in selected.items() if why}
+        left = {
+            names.name_of(address).rpartition("/")[0]: watch.reason(live.fields)
+            for address, live in self.ground.observed.live.items()
+            if names.kind_of(address) == "instance"
+            and address != sidecar.ADDRESS
+            and (
+                address in self.ground.orphans
+                or names.name_of(address).rpartition("/")[0] in self.ground.unselected
+            )
+        }
+        others = {name: why for name, why in left.items() if why and name not in reasons}
+        if not self.watches:
+            if not self.options.healthd and (reasons or others):
+                listed = watch.needed(reasons | others).removeprefix("needed by ")
+                self.ground.warn("W_UNWATCHED", f"nobody watches, restarts or checks {listed}")
+            return None, False
+        if not reasons and (self.options.services or not others):
+            return None, bool(self.options.services)
+        if self.ground.problems:
+            return None, True
+        return self._sidecar(reasons | ({} if self.options.services else others)), False
+
+    def _sidecar(self, reasons: dict[str, str]) -> watch.Sidecar | None:
+        reference = watch.reference(self.ground.stack.switches, self.options)
+        found = self._image(reference)
+        if found is None:
+            self.ground.problem(
+                f"cannot use image {reference!r} of the health daemon: it is not known yet",
+                hint="--pull is `never`, so no registry was asked",
+            )
+            return None
+        roots = self.ground.field(sidecar.ADDRESS, ("devices", "root", "pool"))
+        volumes = self.ground.field(sidecar.ADDRESS, ("devices", "identity", "pool"))
+        pools = [next((one for one in (*was,) if one), "") for was in (roots, volumes)]
+        try:
+            made = watch.wanted(
+                project=self.ground.project,
+                found=found,
+                reasons=reasons,
+                pools=(pools[0] or self._pool(), pools[1] or self._pool()),
+                observed=self.ground.observed,
+                options=self.options,
+            )
+        except errors.PlanError as error:
+            self.ground.problem(error.summary, hint=error.hint)
+            return None
+        self.images[made.image] = found
+        return made
+
     def _check_restrictions(self) -> None:
         rules = self.ground.facts.project_restrictions
         if rules.get("restricted") != "true":
@@ -564,23 +640,3 @@ def selection(stack: model.Stack, services: tuple[str, ...]) -> frozenset[str]:
         found.add(name)
         waiting += sorted(stack.services[name].lifecycle.depends_on)
     return frozenset(found)
-
-
-def merged(parts: tuple[section.Contribution, ...]) -> kind.Fields:
-    """All fragments of one instance; raises PlanError when two sections write one key."""
-    fields: kind.Fields = {}
-    lines: list[tuple[str, str]] = []
-    for part in parts:
-        for path, value in part.fields.items():
-            if path in fields:
-                raise errors.PlanError(
-                    f"cannot merge sections: two of them write {kind.text_of(path)}"
-                )
-            fields[path] = value
-        for key, value in part.lxc:
-            if key != "lxc.environment" and any(key == other for other, _ in lines):
-                raise errors.PlanError(f"cannot merge sections: two of them write {key} of raw.lxc")
-            lines.append((key, value))
-    if lines:
-        fields["config", "raw.lxc"] = "\n".join(f"{key}={value}" for key, value in sorted(lines))
-    return fields

@@ -12,7 +12,7 @@ import msgspec
 
 from ic import names
 from ic.journal import fold, redact
-from ic.resources import instance, kind
+from ic.resources import instance, kind, sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +28,9 @@ CHANGED = "changed in the files"
 REMOVED = "removed from the files"
 DRIFT = "changed outside ic"
 NEW_IMAGE = "its image changed"
+NEW_BUILD = "another ic.pyz"
 NAMES = "names or addresses of its services changed"
-CAUSES = (NEW_IMAGE, CHANGED, NAMES, REMOVED, DRIFT)
+CAUSES = (NEW_BUILD, NEW_IMAGE, CHANGED, NAMES, REMOVED, DRIFT)
 """Those of single fields, in the order in which they are said."""
 
 
@@ -52,11 +53,14 @@ class Diff(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Book:
-    """What is recorded, and the key that its digests were made with."""
+    """What is recorded in a lineage, and the key that its digests were made with."""
 
-    def __init__(self, recorded: dict[str, fold.RecordedResource], key: bytes) -> None:
+    def __init__(
+        self, recorded: dict[str, fold.RecordedResource], key: bytes, lineage: str = ""
+    ) -> None:
         self.recorded = recorded
         self.key = key
+        self.lineage = lineage
 
     def was(self, address: str, path: kind.Path, value: str) -> bool | None:
         """Whether a value is the recorded one; None when nothing is recorded of the path."""
@@ -136,6 +140,8 @@ class Book:
             return DRIFT
         if path == ("config", names.IMAGE) and instance.digest_of(old) != instance.digest_of(new):
             return NEW_IMAGE
+        if path == ("config", sidecar.BUILD):
+            return NEW_BUILD
         if path == ("config", "raw.dnsmasq"):
             return NAMES
         return CHANGED

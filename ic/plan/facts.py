@@ -33,7 +33,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     stamp: {"instance": {...}, "network": {...}, "volume": {...}, "project": {...}}.
     `missing` are bind sources that do not exist, `local` is true when the server is this host.
     `https_address` is the server's `core.https_address`, empty when it listens nowhere, None when this client
-    may not see it; `server_fingerprint` its certificate's. `sidecar_state` is what the health daemon says of
+    may not see it; `addresses` are those that the server says to be reached at, `server_fingerprint` is its
+    certificate's. `sidecar_state` is what the health daemon says of
     itself, None when there is none or its file is not readable. `may_administer` is false for a client
     whose certificate is restricted: it may make no token and change nothing of the server.
     """
@@ -56,6 +57,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     marks: dict[str, dict[str, kind.Stamp]] = {}  # of `foreign` things that some ic has marked
     bind_sources: dict[str, Literal["directory", "file", "missing"]] = {}
     https_address: str | None = None
+    addresses: tuple[str, ...] = ()
     server_fingerprint: str = ""
     sidecar_state: sidecar.State | None = None
     may_administer: bool = True

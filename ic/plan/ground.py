@@ -44,6 +44,7 @@ class Ground:
         self.facts = observed.facts
         self.selected = selected
         self.orphans = orphans
+        self.unselected = frozenset({*stack.services, *stack.inactive}) - selected
         self.project = names.project(stack.name)
         self.problems: list[errors.Diagnostic] = []
         self.warnings: list[errors.Diagnostic] = []

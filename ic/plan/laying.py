@@ -12,7 +12,7 @@ import msgspec
 
 from ic import names
 from ic.plan import changes, claims, desired, difference
-from ic.resources import instance, kind, volume
+from ic.resources import instance, kind, sidecar, volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,6 +60,9 @@ class Draft:
         self.steps: dict[str, kind.Step] = {}  # every step by id, for edges between resources
         self.choices: dict[str, Choice] = {}
         self.removed: set[str] = set()  # addresses of instances that go
+        self.guard: kind.Resource | None = (
+            None  # the health daemon's volume, where it tells its state
+        )
         self.held = {
             address: claims.of(one.fields)
             for address, one in sorted(live.items())
@@ -213,6 +216,9 @@ class Draft:
         steps = list(made)
         if live is not None:
             if choice.stop:
+                held = self.hold(live, ready)
+                ready = (held[-1].id,) if held else ready
+                steps += held
                 steps.append(
                     instance.stop(
                         address,
@@ -306,7 +312,14 @@ class Draft:
             needs=(),
         )
         if choice.stop:
-            writes = [stop, *writes]
+            writes = [*self.hold(live, ()), stop, *writes]
+        elif (
+            choice.start
+            and live.stamp.want == "stopped"
+            and _watched(live)
+            and not any(step.want == "running" for step in writes)
+        ):
+            writes.append(instance.wanted(address, live.name, "running", project=self.project))
         for step in writes:
             chained = msgspec.structs.replace(step, needs=(*ready, *step.needs))
             steps.append(chained)
@@ -314,6 +327,9 @@ class Draft:
         if choice.start and not choice.unfreeze:
             needs = tuple(dict.fromkeys((*ready, *self._fillings(address))))
             steps.append(self._start(address, live.name, needs))
+        if choice.stop and _watched(live):
+            start = (f"{address}#start",)
+            steps.append(instance.release(address, live.name, project=self.project, needs=start))
         return steps
 
     def _writes(
@@ -380,6 +396,12 @@ class Draft:
             verb="detach",
         )
 
+    def hold(self, live: kind.Live, needs: tuple[str, ...]) -> list[kind.Step]:
+        """Hands off for the health daemon, before an instance is stopped that it watches."""
+        if not _watched(live):
+            return []
+        return [instance.hold(live.address, live.name, project=self.project, needs=needs)]
+
     def _own_grace(self, resource: kind.Resource) -> int:
         return resource.grace_ms if self.grace_ms is None else self.grace_ms
 
@@ -398,7 +420,7 @@ class Draft:
         """Edges between instances: starts wait for starts, or for the end of one-shot jobs."""
         for address, change in sorted(self.changes.items()):
             start = self.steps.get(f"{address}#start")
-            if start is None or names.kind_of(address) != "instance" or address in self.removed:
+            if start is None or address not in self.wanted.details or address in self.removed:
                 continue
             needs, after = list(start.needs), list(start.after)
             added: list[kind.Step] = []
@@ -439,13 +461,15 @@ class Draft:
             return start if start in self.steps else None
         choice = self.choices.get(wait.address)
         if wait.condition == "service_healthy" and choice is not None:
+            guard = self.guard
+            before = (start, *(f"{sidecar.ADDRESS}#{verb}" for verb in ("enrol", "start")))
             step = instance.await_healthy(
                 wait.address,
                 choice.resource.name,
                 project=self.project,
-                state_path="",
-                state_query={},
-                needs=(start,) if start in self.steps else (),
+                state_path=volume.url(guard.pool, guard.name) if guard else "",
+                state_query={"project": self.project} if guard else {},
+                needs=tuple(one for one in before if one in self.steps),
             )
             return self._added(step, added)
         done = (
@@ -518,14 +542,21 @@ class Draft:
         self.put(resource.address, action, cause, (step,), fields)
 
 
+def _watched(live: kind.Live) -> bool:
+    """Whether a health daemon looks after a live instance."""
+    policy = live.fields.get(("config", names.RESTART), "no")
+    return policy != "no" or ("config", names.HEALTH_TEST) in live.fields
+
+
 _EVENTS = {
+    "server": "srv",
     "project": "proj",
     "image": "img",
     "network": "net",
     "volume": "vol",
     "instance": "inst",
 }
-_KINDS = ("project", "image", "network", "volume", "instance")
+_KINDS = ("server", "project", "image", "network", "volume", "instance")
 
 
 def natural(address: str) -> tuple[str, int, str]:

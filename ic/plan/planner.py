@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ic import errors, names
-from ic.plan import changes, claims, desired, difference, facts, laying
+from ic.plan import changes, claims, desired, difference, facts, laying, watch
 from ic.resources import image, instance, kind, network, project, volume
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ class _Work:
         self.facts = observed.facts
         self.options = options
         self.project = wanted.project
-        self.book = difference.Book(recorded.resources, options.key)
+        self.book = difference.Book(recorded.resources, options.key, recorded.lineage)
+        self.guard: watch.Row | None = None
         self.draft = laying.Draft(wanted, self.book, observed.live, options.grace_ms)
         self.warnings: list[errors.Diagnostic] = []
 
@@ -120,8 +121,8 @@ class _Work:
         )
 
     def _addresses(self, kind_: str) -> list[str]:
-        """Everything recorded or live of one kind, in order."""
-        found = {*self.recorded, *self.live}
+        """Everything recorded or live of one kind, in order; the health daemon's is no part of it."""
+        found = {*self.recorded, *self.live} - {*watch.ADDRESSES}
         return sorted((a for a in found if names.kind_of(a) == kind_), key=laying.natural)
 
     def _grace(self, address: str) -> int:
@@ -164,16 +165,17 @@ class _Work:
             )
             steps: list[kind.Step] = []
             if live.power in laying.UP:
+                steps += self.draft.hold(live, waits)
                 steps.append(
                     instance.stop(
                         address,
                         live.name,
                         project=self.project,
                         grace_ms=self._grace(address),
-                        needs=waits,
+                        needs=(steps[-1].id,) if steps else waits,
                     )
                 )
-            before = tuple(step.id for step in steps) or waits
+            before = (steps[-1].id,) if steps else waits
             steps.append(instance.delete(address, live.name, project=self.project, needs=before))
             self.draft.removed.add(address)
             self.draft.put(address, "delete", causes[address], steps)
@@ -244,14 +246,22 @@ class _Work:
                 for other in up
                 if other != address and laying.service_of(address) in self._after(other)
             )
-            step = instance.stop(
-                address,
-                self.live[address].name,
-                project=self.project,
-                grace_ms=self._grace(address),
-                needs=needs,
+            live = self.live[address]
+            steps: list[kind.Step] = []
+            if self.draft.hold(live, ()):  # it is watched, and is not to be started again
+                want = instance.wanted(address, live.name, "stopped", project=self.project)
+                steps.append(msgspec.structs.replace(want, needs=needs))
+                needs = (want.id,)
+            steps.append(
+                instance.stop(
+                    address,
+                    live.name,
+                    project=self.project,
+                    grace_ms=self._grace(address),
+                    needs=needs,
+                )
             )
-            self.draft.put(address, "stop", "stopped by the user", (step,))
+            self.draft.put(address, "stop", "stopped by the user", steps)
 
     # --- down and destroy ---
 
@@ -266,6 +276,7 @@ class _Work:
         if self.options.volumes:
             for address in self._addresses("volume"):
                 self._remove_volume(address, f"{mode} with volumes")
+        self._remove_guard(mode)
         if mode == "destroy" and self.facts.project_exists:
             needs = tuple(sorted(self.draft.steps))
             step = project.delete(self.project, needs)
@@ -301,6 +312,7 @@ class _Work:
         for address in sorted(self.wanted.details, key=laying.natural):
             self.draft.choices[address] = self._choose(address)
         self._restart_dependents()
+        self._decide_guard()
         self._plan_networks()
         self._plan_removals()
         self._plan_images()
@@ -308,6 +320,7 @@ class _Work:
         for address in sorted(self.draft.choices, key=laying.natural):
             self.draft.lay(self.draft.choices[address])
         self._plan_volumes()
+        self._lay_guard()
         self.draft.link()
         self.draft.take_over()
         self._remove_networks()
@@ -318,7 +331,11 @@ class _Work:
         """Something unmarked stands where the stack wants to be: refused, all of it at once."""
         check_project(self.wanted.stack, self.observed)
         found: list[tuple[str, str]] = []
-        for address, resource in sorted(self.wanted.resources.items()):
+        guard = self.wanted.sidecar
+        resources = dict(self.wanted.resources)
+        if guard is not None:
+            resources |= {one.address: one for one in (guard.instance, guard.volume)}
+        for address, resource in sorted(resources.items()):
             kind_ = names.kind_of(address)
             taken = self.facts.foreign.get(kind_, frozenset())
             live = self.live.get(address)
@@ -446,6 +463,13 @@ class _Work:
         known = self.recorded.get(live.address)
         if not live.exit_code and known is not None and known.power == "stopped":
             return "stopped by ic"  # an end that was asked for is no completion
+        if watch.keeps_alive(live, self.observed):
+            self._warn(
+                "W_RESTARTING",
+                f"{names.name_of(live.address)} exited ({live.exit_code}): "
+                "the health daemon starts it again",
+            )
+            return ""
         if live.exit_code == 0 and details.one_shot:
             return "completed, and run again by up" if self.options.mode == "up" else ""
         if live.exit_code is not None:
@@ -485,6 +509,46 @@ class _Work:
     def _moves(self, address: str) -> bool:
         choice = self.draft.choices.get(address)
         return choice is not None and (choice.stop or choice.action == "replace")
+
+    # --- the health daemon's sidecar ---
+
+    def _decide_guard(self) -> None:
+        """Its row, before anything of it is laid: its image may be pulled with the others."""
+        given = self.wanted.sidecar
+        if given is None:
+            return
+        token = bool(self.options.healthd_token)
+        self.guard = watch.decide(given, self.observed, self.book, token=token)
+        wrong = watch.trouble(self.observed)
+        if wrong and not self.guard.makes:
+            self._warn("W_HEALTHD", wrong, "`ic healthd status` has more")
+
+    def _lay_guard(self) -> None:
+        given = self.wanted.sidecar
+        if given is not None and self.guard is not None:
+            self.draft.guard = given.volume
+            watch.lay(self.draft, given, self.guard, self.observed, self.book)
+        elif not self.wanted.sidecar_stays:
+            self._remove_guard(self.wanted.sidecar_goes)
+
+    def _remove_guard(self, cause: str) -> None:
+        watch.remove(
+            self.draft,
+            self.observed,
+            home=self.project,
+            projects=(self.project,),
+            cause=cause,
+            grace_ms=self.options.grace_ms,
+        )
+        gone = self.draft.changes.get(watch.ADDRESSES[0])
+        if gone is not None and not self.facts.may_administer:
+            state = self.facts.sidecar_state
+            name = state.certificate[:12] if state is not None else ""
+            self._warn(
+                "W_CERTIFICATE_KEPT",
+                "the health daemon's certificate stays trusted: this client may not revoke it",
+                f"an administrator runs: incus config trust remove {name or 'FINGERPRINT'}",
+            )
 
     # --- claims: ports and addresses inside the stack ---
 
@@ -528,6 +592,9 @@ class _Work:
             for address, choice in self.draft.choices.items()
             if choice.makes
         }
+        guard = self.wanted.sidecar
+        if guard is not None and self.guard is not None and self.guard.makes:
+            makes.add(guard.image)
         for address, found in sorted(self.wanted.images.items()):
             known = self.recorded.get(address)
             kept = image.from_facts(known.facts) if known and known.facts else None

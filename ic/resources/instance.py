@@ -34,7 +34,7 @@ def digest_of(mark: str | None) -> str:
 
 def impact(path: kind.Path, old: str | None, new: str | None) -> kind.Impact:
     """What setting one field means. Device rules that need the whole device are in `device_impact`."""
-    if path == ("name",) or path[:2] == ("devices", "root"):
+    if path == ("name",) or path[:2] == ("devices", "root") or path == ("config", names.BUILD):
         return "replace"
     if path == ("config", names.IMAGE):
         return "in-place" if digest_of(old) == digest_of(new) else "replace"
@@ -118,6 +118,49 @@ def update(
         needs=needs,
         lane="create",
         record=record,
+        want=want,
+    )
+
+
+def hold(address: str, name: str, *, project: str, needs: tuple[str, ...]) -> kind.Step:
+    """Hands off for the health daemon, as long as this run lasts: it names the run's generation."""
+    return kind.Step(
+        id=f"{address}#hold",
+        address=address,
+        event="inst.update",
+        deed=kind.Merge(
+            path=url(name), query={"project": project}, set={("config", names.HELD): ""}
+        ),
+        needs=needs,
+        lane="create",
+        record=kind.Record(name=name),
+    )
+
+
+def release(address: str, name: str, *, project: str, needs: tuple[str, ...]) -> kind.Step:
+    """The end of `hold`; nobody waits for it."""
+    return kind.Step(
+        id=f"{address}#release",
+        address=address,
+        event="inst.update",
+        deed=kind.Merge(
+            path=url(name), query={"project": project}, unset=(("config", names.HELD),)
+        ),
+        needs=needs,
+        lane="create",
+        record=kind.Record(name=name),
+    )
+
+
+def wanted(address: str, name: str, want: kind.Power, *, project: str) -> kind.Step:
+    """Write down which power is wanted, where nothing else is written: the health daemon heeds it."""
+    return kind.Step(
+        id=f"{address}#want",
+        address=address,
+        event="inst.update",
+        deed=kind.Merge(path=url(name), query={"project": project}),
+        lane="create",
+        record=kind.Record(name=name),
         want=want,
     )
 

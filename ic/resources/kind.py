@@ -298,7 +298,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     `id` is unique in the plan (`instance:web/1#create`). `event` is the journal kind (`inst.create`); a
     step that changes nothing on the server (AwaitExit, MakeDirectory) has an empty one and is not
     journaled. `lane` names the concurrency class: create, start, stop, delete, network, volume, image,
-    wait. `needs` must have been done; `after` must have ended, well or not (`required: false`).
+    trust, wait. `needs` must have been done; `after` must have ended, well or not (`required: false`).
     `want` is the wanted power, stamped on the instance.
     """
 
@@ -327,7 +327,8 @@ def stamped(step: Step, lineage: str, stack: str, stamp: str) -> Deed:
     """The deed with the ownership marks in whatever it creates or writes (docs/journal-format.md).
 
     `stamp` is `generation/number` of the step's acknowledged intent: the change and the proof of it are
-    one write. A deed that writes no config (start, stop, delete, a pull) is returned as it is.
+    one write. A deed that writes no config (start, stop, delete, a pull) is returned as it is; a health
+    daemon's certificate has the lineage in its name, and a held instance the generation that holds it.
     """
     marks = {
         names.STACK: stack,
@@ -340,6 +341,10 @@ def stamped(step: Step, lineage: str, stack: str, stamp: str) -> Deed:
         marks[names.WANT] = step.want
     deed = step.deed
     fields: Fields = {("config", key): value for key, value in marks.items()}
+    if isinstance(deed, Enrol | Revoke):
+        return msgspec.structs.replace(deed, name=f"{deed.name} {lineage}")
+    if isinstance(deed, Merge) and ("config", names.HELD) in deed.set:
+        fields["config", names.HELD] = stamp.partition("/")[0]
     if isinstance(deed, Merge | ResolveUser):
         return msgspec.structs.replace(deed, set={**deed.set, **fields})
     if isinstance(deed, Seed) or (isinstance(deed, Call) and deed.method == "POST" and deed.body):
@@ -373,6 +378,7 @@ _PUBLIC_CONFIG = (
     "oci.cwd",
     "oci.dns.",
     "raw.dnsmasq",
+    "core.https_address",
 )
 _PRIVATE_CONFIG = ("user.healthcheck.test", "user.ic.key")
 

@@ -1,7 +1,8 @@
 """The health daemon's sidecar as both sides know it: names, places inside it, and the state that it tells.
 
 Pure. The operator's side (planning, acting) makes the sidecar and reads its state; the daemon
-(`ic.healthd`) finds its files here and writes its state. docs/healthd.md is this page for people.
+(`ic.healthd`) finds its files here and writes its state. docs/healthd.md is this page for people. The steps
+that make, fill, enrol and remove it stand here too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from ic import names
+from ic.resources import instance, kind, volume
 
 INSTANCE = "ic-healthd"
 ADDRESS = names.address("instance", INSTANCE)
@@ -28,10 +30,12 @@ SOCKET = "/dev/shm/ic-api.sock"  # noqa: S108 - inside the sidecar, which has on
 TOKEN_DIRECTORY = "/dev/shm/ic-token"  # noqa: S105, S108
 TOKEN_FILE = "/dev/shm/ic-token/token"  # noqa: S105, S108
 METRICS = "/dev/shm/ic-metrics.sock"  # noqa: S108
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
+"""One arena for all threads of the process: with one for each the daemon is a quarter larger [measured]."""
 PROJECT_VARIABLE = "IC_HEALTHD_PROJECT"
 """The environment variable that names the Incus project to watch; without it `healthd` is no daemon."""
 
-BUILD = "user.ic.build"  # on the sidecar: the digest of the ic.pyz that was pushed into it
+BUILD = names.BUILD
 
 Word = Literal[
     "starting",  # the process is up, nothing is known yet
@@ -68,7 +72,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def identity_name(project: str, lineage: str) -> str:
     """The name of the certificate, and of the token that brings it."""
-    return f"ic-healthd {project} {lineage}"
+    return f"ic-healthd {project} {lineage}".rstrip()
 
 
 def encode(state: State) -> bytes:
@@ -82,3 +86,153 @@ def decode(data: bytes) -> State | None:
         return msgspec.json.decode(data, type=State)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+
+
+# --- what it is made of -------------------------------------------------------------------------------
+
+HTTPS_ADDRESS = ("config", "core.https_address")
+LOOPBACK = "127.0.0.1:8443"  # where a server listens that listened nowhere
+_PORT = "8443"  # Incus's own, of an address without one
+_EVERYWHERE = ("", "0.0.0.0", "::", "*")  # noqa: S104 - recognized, not bound
+
+
+def reachable(https_address: str) -> str:
+    """Where a process on the server's host reaches a server that listens at `core.https_address`.
+
+    One that listens everywhere is reached by loopback, one that listens nowhere is yet to (LOOPBACK).
+    """
+    if not https_address:
+        return LOOPBACK
+    host, port = https_address, _PORT
+    if https_address.startswith("["):
+        host, _, rest = https_address[1:].partition("]")
+        port = rest.removeprefix(":") or _PORT
+    elif https_address.count(":") == 1:
+        host, _, port = https_address.partition(":")
+    if host in _EVERYWHERE:
+        host = "127.0.0.1"
+    return f"[{host}]:{port or _PORT}" if ":" in host else f"{host}:{port or _PORT}"
+
+
+def interpreter(words: tuple[str, ...]) -> str:
+    """The Python of an image whose command line begins with one, else the one in its PATH."""
+    first = words[0] if words else ""
+    return first if first.rpartition("/")[2].startswith("python3") else "python3"
+
+
+def devices(*, root: str, volume_pool: str, connect: str) -> kind.Fields:
+    """No network card: the proxy carries bytes to the server's own address, and TLS runs inside of them."""
+    bodies = {
+        "root": {"type": "disk", "path": "/", "pool": root},
+        "api": {
+            "type": "proxy",
+            "bind": "instance",
+            "listen": f"unix:{SOCKET}",
+            "mode": "0600",
+            "connect": f"tcp:{connect}",
+        },
+        "identity": {"type": "disk", "pool": volume_pool, "source": VOLUME, "path": IDENTITY},
+    }
+    return {
+        ("devices", name, key): value
+        for name, body in bodies.items()
+        for key, value in body.items()
+    }
+
+
+def identity_volume(pool: str) -> kind.Resource:
+    """The volume that outlives the sidecar's replacement."""
+    return volume.resource(address=VOLUME_ADDRESS, name=VOLUME, pool=pool, labels={})
+
+
+# --- steps ----------------------------------------------------------------------------------------------
+
+
+def listen(server: str, address: str) -> kind.Step:
+    """Let a server that listens nowhere listen."""
+    at = names.address("server", server)
+    return kind.Step(
+        id=f"{at}#update",
+        address=at,
+        event="srv.update",
+        deed=kind.Call(method="PATCH", path="/1.0", body={"config": {HTTPS_ADDRESS[1]: address}}),
+        lane="trust",
+        record=kind.Record(name=server, fields={HTTPS_ADDRESS: address}),
+    )
+
+
+def create_volume(desired: kind.Resource, *, project: str, needs: tuple[str, ...]) -> kind.Step:
+    """Empty, and for root alone."""
+    config = {path[1]: value for path, value in sorted(desired.fields.items())}
+    return kind.Step(
+        id=f"{desired.address}#create",
+        address=desired.address,
+        event="vol.create",
+        deed=kind.Call(
+            method="POST",
+            path=f"/1.0/storage-pools/{desired.pool}/volumes/custom",
+            query={"project": project},
+            body={
+                "name": desired.name,
+                "type": "custom",
+                "config": {**config, "initial.mode": "0700"},
+            },
+        ),
+        needs=needs,
+        lane="volume",
+        record=kind.Record(name=desired.name, pool=desired.pool, fields=desired.fields),
+    )
+
+
+def place(*, project: str, source: str, needs: tuple[str, ...]) -> kind.Step:
+    """The program, and the directory that its volume is mounted on: not empty, `/run` stays what it is."""
+    return kind.Step(
+        id=f"{ADDRESS}#place",
+        address=ADDRESS,
+        event="inst.place",
+        deed=kind.Place(
+            path=instance.url(INSTANCE),
+            query={"project": project},
+            directories=(IDENTITY,),
+            file=ZIPAPP,
+            source=source,
+        ),
+        needs=needs,
+        lane="create",
+        record=kind.Record(name=INSTANCE),
+    )
+
+
+def enrol(*, home: str, projects: tuple[str, ...], pool: str, needs: tuple[str, ...]) -> kind.Step:
+    """Give it its identity. `home` is the project that it lives in, `projects` those that it may work in.
+
+    The lineage completes the name when the step is stamped.
+    """
+    return kind.Step(
+        id=f"{ADDRESS}#enrol",
+        address=ADDRESS,
+        event="cert.enrol",
+        deed=kind.Enrol(
+            path=instance.url(INSTANCE),
+            query={"project": home},
+            name=identity_name(projects[0], ""),
+            projects=projects,
+            state_path=volume.url(pool, VOLUME),
+            state_query={"project": home},
+        ),
+        needs=needs,
+        lane="trust",
+        record=kind.Record(name=INSTANCE),
+    )
+
+
+def revoke(*, projects: tuple[str, ...]) -> kind.Step:
+    """Take its rights away: the first thing of its removal."""
+    return kind.Step(
+        id=f"{ADDRESS}#revoke",
+        address=ADDRESS,
+        event="cert.revoke",
+        deed=kind.Revoke(name=identity_name(projects[0], ""), projects=projects),
+        lane="trust",
+        record=kind.Record(name=INSTANCE),
+    )

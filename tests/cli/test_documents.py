@@ -158,6 +158,26 @@ EXAMPLES: dict[str, documents.Document] = {
             ),
         ),
     ),
+    "ic.healthd-1": documents.HealthdStatus(
+        stack="shop",
+        healthd=documents.Healthd(
+            state="watching",
+            detail="",
+            since="2026-11-23T10:00:00.000Z",
+            watched=2,
+            misconfigured=("web: user.restart",),
+        ),
+        instances=(),
+    ),
+    "ic.check-1": documents.HealthdCheck(
+        stack="shop",
+        address="instance:web/1",
+        healthy=False,
+        result="exit",
+        exit_code=1,
+        output="no route\n",
+        leaked=(),
+    ),
     "ic.ps-1": documents.Ps(
         stack="shop",
         instances=(

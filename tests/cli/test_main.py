@@ -199,7 +199,7 @@ def test_manual_pages_have_the_options_of_the_parsers(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", main.COMMANDS)
 def test_every_option_of_a_command_is_in_its_manual_page(name: str) -> None:
-    page = generate.pages()[f"man/ic-{name}.1"]
+    page = generate.pages()[f"man/ic-{name}.{generate.SECTIONS.get(name, 1)}"]
     for action in main.command_parser(name)._actions:
         for spelling in action.option_strings:
             assert spelling.replace("-", "\\-") in page

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+from pathlib import Path
 
 import pytest
 
+from ic import errors
 from ic.cli import main, options
+from ic.plan import planner
 
 
 def test_the_lock_is_waited_for_ten_seconds_unless_told_otherwise() -> None:
@@ -21,3 +25,56 @@ def test_every_command_that_takes_the_lease_can_be_told_how_long(name: str) -> N
     parser = argparse.ArgumentParser()
     main.module(name).add_arguments(parser)
     assert parser.parse_args(["--lock-timeout", "2.5"]).lock_timeout == 2.5
+
+
+def with_healthd(*argv: str, env: dict[str, str] | None = None) -> planner.Options:
+    parser = argparse.ArgumentParser()
+    options.add_healthd(parser)
+    return options.with_healthd(planner.Options(), parser.parse_args(argv), env or {})
+
+
+def test_the_health_daemon_is_wanted_unless_told_otherwise() -> None:
+    plain = with_healthd()
+    assert plain.healthd
+    assert (plain.healthd_image, plain.healthd_token) == ("", "")
+    # From a checkout there is no ic.pyz to put into it.
+    assert (plain.healthd_source, plain.healthd_build) == ("", "")
+    assert not with_healthd("--no-healthd").healthd
+
+
+def test_the_image_of_the_health_daemon_comes_from_the_option_before_the_environment() -> None:
+    env = {"IC_HEALTHD_IMAGE": "python:3.12"}
+    assert with_healthd(env=env).healthd_image == "python:3.12"
+    assert with_healthd("--healthd-image", "alpine", env=env).healthd_image == "alpine"
+
+
+def test_another_program_for_the_health_daemon_is_known_by_its_digest(tmp_path: Path) -> None:
+    program = tmp_path / "other.pyz"
+    program.write_bytes(b"one")
+    found = with_healthd("--healthd-binary", str(program))
+    assert found.healthd_source == str(program)
+    assert found.healthd_build == hashlib.sha256(b"one").hexdigest()[:20]
+    with pytest.raises(errors.UsageError, match="No such file"):
+        with_healthd("--healthd-binary", str(tmp_path / "missing"))
+
+
+def test_a_token_that_others_may_read_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("x")
+    token.chmod(0o644)
+    with pytest.raises(errors.UsageError) as caught:
+        with_healthd("--healthd-token", str(token))
+    assert caught.value.code == "E_TOKEN_MODE"
+
+
+@pytest.mark.parametrize("option", ["--healthd-image", "--healthd-binary", "--healthd-token"])
+def test_no_health_daemon_and_how_it_is_set_up_contradict_each_other(option: str) -> None:
+    with pytest.raises(errors.UsageError, match=f"cannot use {option} together"):
+        with_healthd("--no-healthd", option, "x")
+
+
+@pytest.mark.parametrize("name", ["plan", "apply", "up"])
+def test_every_command_that_plans_services_takes_them(name: str) -> None:
+    parser = argparse.ArgumentParser()
+    main.module(name).add_arguments(parser)
+    assert parser.parse_args(["--no-healthd"]).no_healthd

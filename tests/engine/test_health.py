@@ -13,14 +13,15 @@ import pytest
 
 from ic import errors, names
 from ic.engine import health
+from ic.healthd import spec
 from ic.incus import client as incus
 from ic.incus import remotes, transport
 from ic.resources import kind, sidecar
 from tests.lab import lab as labs
+from tests.plan import world
 
 TEST = '["CMD","true"]'
 STARTED = "2026-11-23T08:00:00.5Z"
-STARTED_MS = 1795420800500
 
 
 def body(status: str = "Running", **config: str) -> dict[str, Any]:
@@ -66,17 +67,42 @@ def test_how_an_instance_stands(
 
 
 @pytest.mark.parametrize(
-    ("told", "word"),
-    [(STARTED_MS - 1, "waiting"), (STARTED_MS, "done"), (STARTED_MS + 5000, "done")],
+    ("claim", "word"),
+    [
+        ({"run": STARTED}, "done"),
+        ({"run": "2026-11-23T07:00:00Z"}, "waiting"),
+        ({"restarts": 3}, "done"),
+    ],
 )
-def test_a_status_of_an_earlier_run_says_nothing(told: int, word: str) -> None:
-    found = checked("healthy", ic__health=json.dumps({"restarts": 1, "at": told}))
+def test_a_status_of_an_earlier_run_says_nothing(claim: dict[str, Any], word: str) -> None:
+    found = checked("healthy", ic__health=json.dumps(claim))
     assert health.standing(found, "healthy").word == word
 
 
 @pytest.mark.parametrize("claims", ["", "x", "[1]", '{"at": "soon"}', "[" * 5000])
 def test_a_status_is_taken_as_it_is_where_nobody_says_when_it_was_told(claims: str) -> None:
     assert health.standing(checked("healthy", ic__health=claims), "healthy").word == "done"
+
+
+def test_what_up_waits_for_is_docker_composes_rule() -> None:
+    stack = world.load(
+        """
+        name: shop
+        services:
+          web: {image: a, depends_on: {job: {condition: service_completed_successfully}, db: {condition: service_started}}}
+          job: {image: a}
+          db: {image: a}
+          other: {image: a}
+        """,
+        "/",
+    )
+    assert health.conditions(stack, ("web",)) == {
+        "db": "running",
+        "job": "completed",
+        "web": "running",
+    }
+    assert health.conditions(stack, ("job",)) == {"job": "running"}
+    assert set(health.conditions(stack, ())) == {"db", "job", "other", "web"}
 
 
 @pytest.mark.parametrize(
@@ -87,12 +113,12 @@ def test_a_status_is_taken_as_it_is_where_nobody_says_when_it_was_told(claims: s
         ("always", 0, True),
         ("unless-stopped", None, True),
         ("on-failure", 1, True),
-        ("on-failure:3", None, True),
+        ("on-failure", None, True),
         ("on-failure", 0, False),
     ],
 )
 def test_which_ends_a_restart_policy_makes_up_for(
-    policy: str, code: int | None, comes: bool
+    policy: spec.Policy, code: int | None, comes: bool
 ) -> None:
     assert health.comes_back(policy, code) is comes
 
@@ -151,11 +177,14 @@ class Stage:
         threading.Timer(seconds, lambda: self.tell(name, **config)).start()
 
     def wait(
-        self, *watches: health.Watch, daemon: health.Daemon | None = None, **limits: Any
+        self, *watches: health.Watch, patience_ms: int = 30_000, alone: bool = False, **limits: Any
     ) -> float:
-        """Wait; how many seconds it took."""
+        """Wait for the daemon's word (or run the checks from here); how many seconds it took."""
         began = time.monotonic()
-        health.wait(self.client, self.query, watches, daemon, health.Limits(**limits))
+        daemon = health.Daemon(state_path=VOLUME, state_query=self.query, patience_ms=patience_ms)
+        health.wait(
+            self.client, self.query, watches, None if alone else daemon, health.Limits(**limits)
+        )
         return time.monotonic() - began
 
     def state(self, word: sidecar.Word, detail: str = "") -> None:
@@ -175,6 +204,7 @@ def stage(lab: labs.Lab) -> Iterator[Stage]:
         f"/1.0/storage-pools/default/volumes/custom?project={name}",
         {"name": "state", "type": "custom", "config": {"security.shifted": "true"}},
     )
+    made.state("watching")
     yield made
     made.client.close()
     lab.sweep(name)
@@ -263,15 +293,14 @@ def test_time_and_a_person_end_the_waiting(stage: Stage) -> None:
 
 def test_a_daemon_that_does_not_watch_is_a_failure_with_its_own_reason(stage: Stage) -> None:
     stage.run("lonely")
-    daemon = health.Daemon(state_path=VOLUME, state_query=stage.query, patience_ms=1500)
     stage.state("untrusted", "the server knows the certificate no more")
     with pytest.raises(errors.OperationFailed) as caught:
-        stage.wait(health.Watch(name="lonely"), daemon=daemon)
+        stage.wait(health.Watch(name="lonely"), patience_ms=1500)
     assert caught.value.code == "E_HEALTHD"
     assert "untrusted: the server knows the certificate no more" in caught.value.summary
     stage.state("watching")
     stage.soon(2.5, "lonely", status="healthy")
-    assert stage.wait(health.Watch(name="lonely"), daemon=daemon) > 2
+    assert stage.wait(health.Watch(name="lonely"), patience_ms=1500) > 2
 
 
 def test_the_waiting_outlives_a_restart_of_the_server(stage: Stage) -> None:
@@ -291,3 +320,30 @@ def test_a_plans_step_waits_by_the_same_rule(stage: Stage) -> None:
     stage.tell("step", status="unhealthy")
     with pytest.raises(errors.OperationFailed, match="it is unhealthy"):
         health.await_healthy(stage.client, deed, lambda: False)
+
+
+def test_without_a_daemon_the_checks_are_run_from_here(stage: Stage) -> None:
+    keys = {"user.healthcheck.interval": "200ms", "user.healthcheck.start_interval": "200ms"}
+    test = json.dumps(["CMD", "test", "-e", "/tmp/ready"])
+    stage.run(
+        "alone",
+        command="/bin/sh -c 'sleep 2; touch /tmp/ready; exec sleep 1000'",
+        **keys,
+        **{"user.healthcheck.retries": "50", "user.healthcheck.test": test},
+    )
+    assert 1.0 < stage.wait(health.Watch(name="alone"), alone=True, timeout=30) < 6
+    seen = health.Watch(name="alone", checked=True)
+    assert stage.wait(seen, alone=True, timeout=30) < 1.0  # not once more in this run
+    told = stage.client.get("/1.0/instances/alone", stage.query)["config"]
+    assert names.HEALTH_STATUS not in told
+    stage.run(
+        "sickly",
+        **keys,
+        **{
+            "user.healthcheck.test": '["CMD-SHELL","echo out of order; exit 1"]',
+            "user.healthcheck.retries": "2",
+        },
+    )
+    with pytest.raises(errors.OperationFailed) as caught:
+        stage.wait(health.Watch(name="sickly"), alone=True, timeout=30)
+    assert caught.value.details[0] == "its probe said: out of order"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 import pytest
 
 from ic import errors, names
@@ -17,7 +18,7 @@ from ic.fields import image as image_section
 from ic.fields import lifecycle, networking, placement, process, storage
 from ic.incus import client, remotes, transport
 from ic.journal import book
-from ic.resources import image, kind
+from ic.resources import image, kind, sidecar
 from ic.resources import project as project_kind
 from tests.incus import fake
 from tests.journal import stage
@@ -53,6 +54,9 @@ class World:
         self.images = ["/1.0/images/abc"]
         self.logs: dict[str, bytes] = {}
         self.extensions = list(client.EXTENSIONS)
+        self.server: dict[str, Any] = {"config": {"core.https_address": ":8443"}}
+        self.addresses: list[str] = []
+        self.state: bytes | None = None
 
     @property
     def lineage(self) -> str:
@@ -81,6 +85,12 @@ class World:
         parts = urlsplit(request.target)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         path = parts.path.removeprefix("/1.0").strip("/").split("/")
+        if path[-1] == "files":
+            assert query == {"project": "shop", "path": "/state.json"}
+            headers = {"X-Incus-type": "file", "X-Incus-mode": "0600"}
+            if self.state is None:
+                return fake.failed(404, "not found")
+            return fake.Reply(self.state, headers=headers)
         if path[-1] == "lxc.log":
             log = self.logs.get(path[1])
             return fake.failed(404, "not found") if log is None else fake.Reply(log)
@@ -93,7 +103,13 @@ class World:
                 return {
                     "auth": "trusted",
                     "api_extensions": self.extensions,
-                    "environment": {"server_version": "7.0.2", "kernel_architecture": "x86_64"},
+                    "environment": {
+                        "server_version": "7.0.2",
+                        "kernel_architecture": "x86_64",
+                        "certificate_fingerprint": "5e",
+                        "addresses": self.addresses,
+                    },
+                    **self.server,
                 }
             case ["profiles"]:
                 assert query["all-projects"] == "true"
@@ -143,7 +159,7 @@ def service(
         process=process.Process(),
         networking=networking.Networking(),
         storage=storage.Storage(volumes=sections.get("volumes", ())),
-        lifecycle=lifecycle.Lifecycle(),
+        lifecycle=sections.get("lifecycle", lifecycle.Lifecycle()),
         placement=placement.Placement(),
     )
 
@@ -170,6 +186,70 @@ def test_a_look_costs_seven_calls_whatever_there_is(look: Looking) -> None:
         "GET /1.0/storage-pools/default/volumes/custom",
         "GET /1.0/images",
     ]
+
+
+def test_a_health_daemon_costs_one_call_more(look: Looking) -> None:
+    config = look.world.marks("ic-healthd")
+    look.world.volumes["default"].append({"name": "ic-healthd", "config": config})
+    look.world.state = sidecar.encode(sidecar.State(state="untrusted", since=7, detail="403"))
+    found = look().facts
+    assert found.sidecar_state == sidecar.State(state="untrusted", since=7, detail="403")
+    assert len(look.server.targets) == 8
+    for said in (None, b"{", b'{"state":"new word","since":1}'):
+        look.world.state = said
+        assert look().facts.sidecar_state is None
+
+
+@pytest.mark.parametrize(
+    ("server", "addresses", "https", "may"),
+    [
+        ({"config": {"core.https_address": ":8443"}}, [], ":8443", True),
+        ({"config": {}, "auth_user_method": "unix"}, [], "", True),
+        ({"config": {"core.x": "y"}, "auth_user_method": "tls"}, ["10.0.0.1:8443"], "", True),
+        ({"config": {}}, ["10.0.0.1:8443", "10.0.0.2:8443"], None, False),
+        ({"auth_user_method": "tls"}, [], None, False),
+    ],
+)
+def test_where_the_server_listens_and_whether_that_may_be_changed(
+    look: Looking, server: dict[str, Any], addresses: list[str], https: str | None, *, may: bool
+) -> None:
+    look.world.server, look.world.addresses = server, addresses
+    found = look().facts
+    assert (found.https_address, found.may_administer) == (https, may)
+    assert found.server_fingerprint == "5e"
+    assert found.addresses == tuple(addresses)
+
+
+ALWAYS = lifecycle.Lifecycle(restart="always")
+
+
+def test_the_daemons_image_is_looked_up_where_something_is_watched(look: Looking) -> None:
+    known = {one: of_image(one) for one in ("h.invalid/app:1", "h.invalid/checked:1", "guard:1")}
+    checked = image.ImageConfig(healthcheck={"Test": ["CMD", "x"]})
+    known["h.invalid/checked:1"] = msgspec.structs.replace(
+        known["h.invalid/checked:1"], config=checked
+    )
+
+    def looked_up(one: model.Service, guard: str | None = "guard:1") -> list[str]:
+        return sorted(look(stack_of(one), images=known, guard=guard).facts.images)
+
+    plain = service()
+    assert looked_up(plain) == ["h.invalid/app:1"]
+    assert looked_up(service(lifecycle=ALWAYS)) == ["guard:1", "h.invalid/app:1"]
+    assert looked_up(service(lifecycle=ALWAYS), guard=None) == ["h.invalid/app:1"]
+    assert looked_up(service("web", "h.invalid/checked:1")) == ["guard:1", "h.invalid/checked:1"]
+    off = lifecycle.Lifecycle(healthcheck=lifecycle.Healthcheck(disable=True))
+    assert looked_up(service("web", "h.invalid/checked:1", lifecycle=off)) == [
+        "h.invalid/checked:1"
+    ]
+    look.world.instance("old", look.world.marks("old/1", user_restart="always"))
+    assert looked_up(plain) == ["guard:1", "h.invalid/app:1"]
+
+
+def of_image(reference: str) -> image.ImageFacts:
+    return image.ImageFacts(
+        reference=reference, resolved=reference, digest="sha256:1", config=image.ImageConfig()
+    )
 
 
 def test_without_a_project_there_is_less_to_ask_and_nothing_is_ours(look: Looking) -> None:

@@ -422,24 +422,38 @@ def test_a_command_runs_and_its_output_and_status_come_back(
 ) -> None:
     of = {"project": project}
     real.call("PUT", f"{instance}/state", of, {"action": "start"})
-    ran = real.exec_output(
+    pieces: list[bytes] = []
+    with real.exec(
         instance,
-        ["/bin/sh", "-c", "echo $X; id -u; pwd; echo bad >&2; exit 7"],
+        ["/bin/sh", "-c", "echo $X; id -u; pwd; cat; exit 7"],
         of,
         user=1234,
         group=1234,
         cwd="/srv",
         environment={"X": "y"},
-    )
-    assert ran == client.Finished(status=7, stdout=b"y\n1234\n/srv\n", stderr=b"bad\n")
+    ) as running:
+        while not running.ended:
+            running.read(lambda piece: pieces.append(bytes(piece)), 5)
+        assert real.exec_status(running, 5) == 7
+    assert b"".join(pieces) == b"y\n1234\n/srv\n"
+    both = real.exec_output(instance, ["/bin/sh", "-c", "echo a; sleep 0.1; echo b >&2"], of)
+    assert both == client.Finished(status=0, output=b"a\nb\n")
     cut = real.exec_output(instance, ["/bin/sh", "-c", "yes | head -c 300000"], of, limit=1000)
-    assert (cut.status, len(cut.stdout)) == (0, 1000)
+    assert (cut.status, len(cut.output)) == (0, 1000)
+    assert real.exec_output(instance, ["/none"], of).status == 127
+    assert real.exec_output(instance, ["/etc"], of).status == 126
+
+
+def test_a_command_whose_connections_are_closed_is_killed(
+    real: client.Client, project: str, instance: str
+) -> None:
+    of = {"project": project}
+    real.call("PUT", f"{instance}/state", of, {"action": "start"})
     with pytest.raises(errors.TimedOut, match="killed"):
         real.exec_output(instance, ["/bin/sleep", "60"], of, timeout=0.5)
-    with pytest.raises(
-        errors.OperationFailed, match="cannot run a command in instance box: .*not found"
-    ):
-        real.exec_output(instance, ["/none"], of)
+    with real.exec(instance, ["/bin/sleep", "60"], of) as running:
+        assert real.exec_status(running, 0) is None
+    assert real.exec_status(running, 5) == 137
     real.call("PUT", f"{instance}/state", of, {"action": "stop", "force": True, "timeout": 20})
 
 

@@ -604,3 +604,22 @@ def test_a_socket_with_nothing_behind_it_is_unreachable(tmp_path: Path) -> None:
         with pytest.raises(errors.Unreachable, match="closed at once"):
             transport.connect(server).request("GET", "/1.0")
         thread.join()
+
+
+def test_a_failed_write_on_one_connection_does_not_break_another_of_the_same_thread(
+    secured: Secured,
+) -> None:
+    server = remotes.Server(
+        name="api", socket=secured.path, tls=True, fingerprint=secured.fingerprint
+    )
+    with transport.connected(server) as gone:
+        gone.sendall(b"x")
+        assert gone.recv(100)
+        socket.socket.shutdown(gone, socket.SHUT_WR)
+        with pytest.raises(OSError, match="Broken pipe|EOF occurred"):
+            gone.sendall(b"x")
+    with transport.connected(server, 0.2) as quiet:
+        with pytest.raises(TimeoutError):
+            quiet.recv(1)
+        quiet.sendall(b"x")
+        assert quiet.recv(100).endswith(b"ok")

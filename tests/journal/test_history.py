@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from ic import errors, names
-from ic.journal import events, fold, history, lease, pages
+from ic.journal import events, fold, history, lease, lines, pages
 from tests.journal import logs, stage
 from tests.journal import server as fakes
 
@@ -181,3 +181,49 @@ def test_steps_of_one_address_are_one_change(kinds: tuple[str, ...], action: str
     assert history.action([*steps[:-1], failed]) == "failed"
     asked = msgspec.structs.replace(steps[-1], phase="intent", status=None)
     assert history.action([*steps[:-1], asked]) == "open"
+
+
+def lived(run: str, seen: int, t: int, *kinds: str) -> list[events.Health]:
+    """Lines of one life of the health daemon, all that was seen of the journal being line `seen`."""
+    return [
+        events.Health(n=0, t=t + at, kind=f"hd.{kind}", run=run, seen=seen)
+        for at, kind in enumerate(("run", *kinds))
+    ]
+
+
+def merged(log: list[events.AnyEvent], *lives: list[events.Health]) -> list[str]:
+    """The runs in the order in which they were, the daemon's lines still in its own stream."""
+    told = [line for life in lives for line in life]
+    numbered = [msgspec.structs.replace(line, n=n) for n, line in enumerate(told, 1)]
+    name = lease.name_for("shop", 1, "cafebabe", lease.HEALTH_STEM)
+    ring = lines.joined(events.encode(line) for line in numbered)
+    profiles = {name: {names.EVENT: ring, names.HOLD: lease.FREE, names.GENERATION: "1"}}
+    found = history.runs(pages.read("shop", logs.config_of(log), profiles))
+    return [run.run for run in reversed(found)]
+
+
+def test_a_life_of_the_health_daemon_stands_after_what_it_has_seen_whatever_its_clock_says() -> (
+    None
+):
+    assert merged(CUT, lived("dddd0004", 9, T - 10**6)) == ["aaaa0001", "dddd0004", "bbbb0002"]
+    assert merged(CUT, lived("dddd0004", 11, T - 10**6)) == ["aaaa0001", "bbbb0002", "dddd0004"]
+
+
+def test_where_it_has_not_seen_the_newest_run_the_clock_decides() -> None:
+    assert merged(CUT, lived("dddd0004", 3, T + 1500)) == ["aaaa0001", "dddd0004", "bbbb0002"]
+    assert merged(CUT, lived("dddd0004", 3, T + 9000)) == ["aaaa0001", "bbbb0002", "dddd0004"]
+
+
+def test_lives_keep_the_order_of_their_stream() -> None:
+    first, second = lived("dddd0004", 9, T + 9000), lived("eeee0005", 3, T - 10**6)
+    assert merged(CUT, first, second) == ["aaaa0001", "bbbb0002", "dddd0004", "eeee0005"]
+
+
+def test_a_damaged_line_of_the_stream_costs_no_other() -> None:
+    name = lease.name_for("shop", 1, "cafebabe", lease.HEALTH_STEM)
+    good = events.encode(events.Health(n=1, t=T, kind="hd.run", run="dddd0004"))
+    ring = f'nonsense\n{good.decode()}\n[]\n{{"n":"x"}}\n'
+    profiles = {name: {names.EVENT: ring}}
+    journal = pages.read("shop", logs.config_of(LOG), profiles)
+    assert journal.state == "ok"
+    assert [run.run for run in history.runs(journal)] == ["dddd0004", "aaaa0001"]

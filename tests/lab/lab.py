@@ -879,7 +879,8 @@ class Lab(Place):
         """Delete every Incus project whose name starts with a prefix, with all that is in it.
 
         Bridges live in the default project: those go that nobody uses and that carry the prefix in
-        their name or in a `user.*` value. Answers the names of what was deleted.
+        their name or in a `user.*` value. Certificates and pending tokens of health daemons go that
+        are named for such a project. Answers the names of what was deleted.
         """
         gone: list[str] = []
         names = [str(p["name"]) for p in self.api("GET", "/1.0/projects?recursion=1")]
@@ -897,7 +898,24 @@ class Lab(Place):
             if ours or str(network["name"]).startswith(prefix):
                 self.api("DELETE", f"/1.0/networks/{network['name']}")
                 gone.append(str(network["name"]))
+        for name, path in self.trusted(f"ic-healthd {prefix}"):
+            self.api("DELETE", path)
+            gone.append(name)
         return gone
+
+    def trusted(self, prefix: str) -> list[tuple[str, str]]:
+        """Certificates and pending tokens whose names begin with a prefix: name and path."""
+        found = [
+            (str(one["name"]), f"/1.0/certificates/{one['fingerprint']}")
+            for one in self.api("GET", "/1.0/certificates?recursion=1")
+        ]
+        for group in (self.api("GET", "/1.0/operations?recursion=1") or {}).values():
+            found += [
+                (one["metadata"]["request"]["name"], f"/1.0/operations/{one['id']}")
+                for one in group
+                if one["class"] == "token" and one["status"] == "Running"
+            ]
+        return [(name, path) for name, path in found if name.startswith(prefix)]
 
 
 class UnixConnection(http.client.HTTPConnection):

@@ -208,6 +208,12 @@ def _project_deleted(here: world.World) -> world.World:
     return bare
 
 
+def _wanted_stopped(here: world.World, address: str) -> world.World:
+    """`ic stop` has stopped a watched instance, and said so."""
+    stamp = msgspec.structs.replace(here.live[address].stamp, want="stopped")
+    return _live(_stopped_by_ic(here, address), address, stamp=stamp)
+
+
 EDITS: dict[str, Any] = {
     "set": _set,
     "unset": _unset,
@@ -215,6 +221,7 @@ EDITS: dict[str, Any] = {
     "forget": _forget,
     "power": _power,
     "stopped-by-ic": _stopped_by_ic,
+    "wanted-stopped": _wanted_stopped,
     "half-made": _half_made,
     "double": _double,
     "facts": _facts,

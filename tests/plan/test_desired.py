@@ -19,16 +19,16 @@ def built(text: str, here: world.World | None = None, **given: object) -> desire
 def test_two_sections_that_write_one_key_are_refused() -> None:
     one = section.Contribution(fields={("config", "oci.cwd"): "/"})
     with pytest.raises(errors.PlanError, match=r"two of them write config\.oci\.cwd"):
-        desired.merged((one, one))
+        section.merged((one, one))
     line = section.Contribution(lxc=(("lxc.signal.halt", "SIGTERM"),))
     with pytest.raises(errors.PlanError, match=r"write lxc\.signal\.halt of raw\.lxc"):
-        desired.merged((line, line))
+        section.merged((line, line))
 
 
 def test_lines_of_several_sections_share_raw_lxc_in_a_fixed_order() -> None:
     one = section.Contribution(lxc=(("lxc.uts.name", "x"), ("lxc.environment", "B=")))
     other = section.Contribution(lxc=(("lxc.environment", "A="),))
-    found = desired.merged((one, other))["config", "raw.lxc"]
+    found = section.merged((one, other))["config", "raw.lxc"]
     assert found == "lxc.environment=A=\nlxc.environment=B=\nlxc.uts.name=x"
 
 

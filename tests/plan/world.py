@@ -15,11 +15,12 @@ from ic import names
 from ic.compose import loader, model
 from ic.journal import fold, redact
 from ic.plan import changes, desired, facts, planner
-from ic.resources import image, kind
+from ic.resources import image, kind, sidecar
 
 KEY = b"k" * 32
 LINEAGE = "11aa22bb33cc"
 POOL = "default"
+CERTIFICATE = "ce" * 32
 
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
 IMAGES: dict[str, image.ImageConfig] = {
@@ -43,6 +44,7 @@ IMAGES: dict[str, image.ImageConfig] = {
         healthcheck={"Test": ["CMD", "ready"], "Interval": 10_000_000_000},
     ),
     "busybox": image.ImageConfig(cmd=("sh",), env=(PATH,)),
+    "python": image.ImageConfig(cmd=("python3",), env=(PATH, "PYTHON_VERSION=3.13")),
 }
 
 
@@ -65,7 +67,13 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     recorded: fold.Recorded = fold.Recorded()
     live: dict[str, kind.Live] = {}
     doubles: tuple[kind.Live, ...] = ()
-    facts: facts.Facts = facts.Facts(server="lab", default_pool=POOL, pools=(POOL,))
+    facts: facts.Facts = facts.Facts(
+        server="lab",
+        default_pool=POOL,
+        pools=(POOL,),
+        https_address="127.0.0.1:8443",
+        server_fingerprint="5e" * 32,
+    )
 
     @property
     def observed(self) -> facts.Observed:
@@ -83,6 +91,9 @@ def with_images(world: World, stack: model.Stack, versions: dict[str, int] | Non
         known = names.address("image", reference) in world.recorded.resources
         if reference and (not known or reference in (versions or {})):
             found[reference] = image_facts(reference, (versions or {}).get(reference, 1))
+    guard = stack.switches.image or sidecar.IMAGE
+    if names.address("image", guard) not in world.recorded.resources or guard in (versions or {}):
+        found[guard] = image_facts(guard, (versions or {}).get(guard, 1))
     return msgspec.structs.replace(world, facts=msgspec.structs.replace(world.facts, images=found))
 
 
@@ -92,8 +103,9 @@ def forgetful(known: facts.Facts) -> facts.Facts:
 
 
 def options(**given: Any) -> planner.Options:
-    """Options with the world's key."""
-    return planner.Options(key=KEY, **given)
+    """Options with the world's key, and a program for the health daemon."""
+    program: dict[str, Any] = {"healthd_source": "/opt/ic.pyz", "healthd_build": "b1"}
+    return planner.Options(key=KEY, **(program | given))
 
 
 def plan(stack: model.Stack | None, world: World, given: planner.Options) -> changes.Plan:
@@ -149,6 +161,15 @@ def _do(world: World, done: changes.Plan, step: kind.Step) -> World:
             found = msgspec.structs.replace(found, project_exists=False, project_marked=False)
         else:
             doubles = _take(live, doubles, step, deed.path)
+            if step.address == sidecar.VOLUME_ADDRESS:
+                assert sidecar.ADDRESS not in live, "its volume is in use"
+                found = msgspec.structs.replace(found, sidecar_state=None)
+    elif isinstance(deed, kind.Call) and deed.path == "/1.0":
+        body: Any = deed.body
+        found = msgspec.structs.replace(found, https_address=body["config"]["core.https_address"])
+    elif isinstance(deed, kind.Place | kind.Enrol | kind.Revoke):
+        found = _guarded(found, live, step, deed)
+        brought |= {"certificate": CERTIFICATE} if isinstance(deed, kind.Enrol) else {}
     elif isinstance(deed, kind.Call):
         live[step.address] = _power(live[step.address], "Running")
     elif isinstance(deed, kind.Merge):
@@ -177,6 +198,31 @@ def _do(world: World, done: changes.Plan, step: kind.Step) -> World:
     return World(recorded=recorded, live=live, doubles=doubles, facts=found)
 
 
+def _guarded(
+    found: facts.Facts,
+    live: dict[str, kind.Live],
+    step: kind.Step,
+    deed: kind.Place | kind.Enrol | kind.Revoke,
+) -> facts.Facts:
+    """The health daemon: its program is put in before its first start, its identity after that."""
+    guard = live.get(step.address)
+    if isinstance(deed, kind.Place):
+        assert guard is not None
+        assert not guard.ever_started
+        return found
+    assert deed.name == sidecar.identity_name("shop", LINEAGE)
+    assert deed.projects == ("shop",)
+    state = found.sidecar_state or sidecar.State(state="starting", since=0)
+    if isinstance(deed, kind.Enrol):
+        assert guard is not None
+        assert guard.power == "Running"
+        assert found.https_address != "", "the server does not listen"
+        state = sidecar.State(state="watching", since=0, certificate=CERTIFICATE)
+    elif state.state == "watching":
+        state = msgspec.structs.replace(state, state="untrusted")
+    return msgspec.structs.replace(found, sidecar_state=state)
+
+
 def _made(step: kind.Step, body: dict[str, object]) -> kind.Live:
     fields: kind.Fields = {("config", "volatile.uuid"): "x"}
     config: Any = body.get("config", {})
@@ -190,8 +236,13 @@ def _made(step: kind.Step, body: dict[str, object]) -> kind.Live:
         address=step.address,
         name=str(body["name"]),
         fields=fields,
-        stamp=kind.Stamp(stack=config[names.STACK], lineage=config[names.LINEAGE]),
+        stamp=kind.Stamp(
+            stack=config[names.STACK],
+            lineage=config[names.LINEAGE],
+            want=config.get(names.WANT, ""),
+        ),
         power="Stopped" if names.kind_of(step.address) == "instance" else "",
+        pool=step.record.pool,
     )
 
 

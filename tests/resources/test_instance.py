@@ -96,3 +96,27 @@ def test_a_frozen_instance_is_let_go_on() -> None:
     step = instance.unfreeze("instance:web/1", "web", project="shop")
     assert isinstance(step.deed, kind.Call)
     assert step.deed.body == {"action": "unfreeze", "timeout": 30}
+
+
+def test_a_held_instance_names_the_generation_that_holds_it() -> None:
+    hold = instance.hold("instance:web/1", "web", project="shop", needs=())
+    deed = kind.stamped(hold, "lin", "shop", "42/7")
+    assert isinstance(deed, kind.Merge)
+    assert deed.set["config", names.HELD] == "42"
+    assert hold.record.fields == {}
+    release = instance.release("instance:web/1", "web", project="shop", needs=())
+    assert isinstance(release.deed, kind.Merge)
+    assert release.deed.unset == (("config", names.HELD),)
+
+
+def test_the_wanted_power_is_a_write_of_its_own_where_nothing_else_is_written() -> None:
+    step = instance.wanted("instance:web/1", "web", "stopped", project="shop")
+    deed = kind.stamped(step, "lin", "shop", "42/7")
+    assert isinstance(deed, kind.Merge)
+    assert deed.set["config", names.WANT] == "stopped"
+
+
+def test_another_program_replaces_and_watch_keys_change_in_place() -> None:
+    assert instance.impact(("config", names.BUILD), "a", "b") == "replace"
+    for key in (names.HEALTH_TEST, names.HEALTH_INTERVAL, names.RESTART, "boot.autostart"):
+        assert instance.impact(("config", key), "a", "b") == "in-place"

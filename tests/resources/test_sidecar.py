@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ic.resources import sidecar
+import msgspec
+import pytest
+
+from ic.resources import kind, sidecar
 
 
 def test_a_state_reads_back_as_it_was_written() -> None:
@@ -19,3 +22,62 @@ def test_what_is_no_state_is_none() -> None:
 
 def test_two_lives_of_a_stack_have_two_identities() -> None:
     assert sidecar.identity_name("shop", "a" * 12) != sidecar.identity_name("shop", "b" * 12)
+
+
+@pytest.mark.parametrize(
+    ("setting", "reached"),
+    [
+        ("", "127.0.0.1:8443"),
+        ("127.0.0.1:8443", "127.0.0.1:8443"),
+        (":8443", "127.0.0.1:8443"),
+        (":9443", "127.0.0.1:9443"),
+        ("0.0.0.0:8443", "127.0.0.1:8443"),
+        ("[::]:8443", "127.0.0.1:8443"),
+        ("[::]", "127.0.0.1:8443"),
+        ("[::1]:8443", "[::1]:8443"),
+        ("::1", "[::1]:8443"),
+        ("[fd00::5]:9443", "[fd00::5]:9443"),
+        ("10.1.2.3:8443", "10.1.2.3:8443"),
+        ("10.1.2.3", "10.1.2.3:8443"),
+        ("incus.example:443", "incus.example:443"),
+    ],
+)
+def test_where_a_server_is_reached_from_its_own_host(setting: str, reached: str) -> None:
+    assert sidecar.reachable(setting) == reached
+
+
+@pytest.mark.parametrize(
+    ("words", "python"),
+    [
+        (("python3",), "python3"),
+        (("/usr/bin/python3.11",), "/usr/bin/python3.11"),
+        (("/usr/bin/python",), "python3"),
+        (("sh", "-c", "python3"), "python3"),
+        ((), "python3"),
+    ],
+)
+def test_the_interpreter_is_the_images_own_or_in_its_path(
+    words: tuple[str, ...], python: str
+) -> None:
+    assert sidecar.interpreter(words) == python
+
+
+def test_a_certificates_name_ends_with_the_lineage_once_there_is_one() -> None:
+    step = sidecar.enrol(home="shop", projects=("shop",), pool="p", needs=())
+    for deed in (step.deed, sidecar.revoke(projects=("shop",)).deed):
+        assert isinstance(deed, kind.Enrol | kind.Revoke)
+        assert deed.name == "ic-healthd shop"
+        stamped = kind.stamped(msgspec.structs.replace(step, deed=deed), "11aa", "shop", "4/9")
+        assert isinstance(stamped, kind.Enrol | kind.Revoke)
+        assert stamped.name == sidecar.identity_name("shop", "11aa")
+
+
+def test_the_identity_volume_is_for_root_alone() -> None:
+    step = sidecar.create_volume(sidecar.identity_volume("p"), project="shop", needs=())
+    assert isinstance(step.deed, kind.Call)
+    assert step.deed.path == "/1.0/storage-pools/p/volumes/custom"
+    assert step.deed.body == {
+        "name": "ic-healthd",
+        "type": "custom",
+        "config": {"security.shifted": "true", "initial.mode": "0700"},
+    }

@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("always", "missing", "never"),
         help="when to ask registries for an image (default: pull_policy, else missing)",
     )
+    shared.add_healthd(parser)
 
 
 def is_plan_file(text: str) -> bool:
@@ -60,6 +61,7 @@ def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
     services = saved.services if saved else tuple(arguments.targets)
     stack = session.stack(services)
     options = planner.Options(mode="apply", services=services, pull=arguments.pull)
+    options = shared.with_healthd(options, arguments, session.env)
     asked = converge.Asked(name=stack.name, stack=stack, options=options, command="apply")
     view = converge.look(session.client(), asked, session.env)
     if saved is not None:

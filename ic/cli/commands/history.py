@@ -157,7 +157,7 @@ def _one(session: sessions.Session, one: history.HistoryRun) -> None:
 
 
 def _note(event: history.Event) -> str:
-    parts = [event.error or ""]
+    parts = [event.error or "", event.cause or "", event.output or ""]
     if event.recovered_by:
         parts.append(f"found out by run {event.recovered_by}")
     return "; ".join(part for part in parts if part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ic import errors
+from ic.cli import options as shared
 
 if TYPE_CHECKING:
     import argparse
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("always", "missing", "never"),
         help="when to ask registries for an image (default: pull_policy, else missing)",
     )
+    shared.add_healthd(parser)
 
 
 def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
@@ -45,7 +47,9 @@ def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
     from ic.plan import planner
 
     stack = session.stack(tuple(arguments.services))
-    options = planner.Options(mode="apply", services=tuple(arguments.services), pull=arguments.pull)
+    services = tuple(arguments.services)
+    options = planner.Options(mode="apply", services=services, pull=arguments.pull)
+    options = shared.with_healthd(options, arguments, session.env)
     asked = converge.Asked(name=stack.name, stack=stack, options=options, command="plan")
     view = converge.look(session.client(), asked, session.env)
     if arguments.out:

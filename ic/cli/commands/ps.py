@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
+
 from ic import errors, names
+from ic.resources import sidecar
 
 if TYPE_CHECKING:
     import argparse
@@ -16,11 +19,13 @@ if TYPE_CHECKING:
     from ic.incus import client as incus
 
 DESCRIPTION = (
-    "Lists what the stack has on the server: service, replica, state, image, addresses, published ports and"
-    " age. Needs no compose file: `-p NAME`, or the directory's stack. Changes nothing."
+    "Lists what the stack has on the server: service, replica, state with health, image, addresses, published"
+    " ports and age, and below how the health daemon is. Needs no compose file: `-p NAME`, or the directory's"
+    " stack. Changes nothing."
 )
 
 Body = dict[str, Any]
+DAEMON = names.name_of(sidecar.ADDRESS)
 _STATES = {"Running": "running", "Frozen": "paused", "Stopped": "exited"}
 
 
@@ -31,15 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
-    """One call for everything that runs, one more for each instance that has stopped."""
+    """One call for everything that runs, one more for each that has stopped and for the daemon's state."""
     from ic.cli import documents
 
     name = session.stack_name()
-    rows = instances(session.client(), name)
+    rows, healthd = look(session.client(), name)
     if arguments.services:
         rows = tuple(row for row in rows if row.service in arguments.services)
     if arguments.json:
-        session.out.document(documents.Ps(stack=name, instances=rows))
+        session.out.document(documents.Ps(stack=name, instances=rows, healthd=healthd))
         return 0
     now = time.time()
     session.out.table(
@@ -48,7 +53,7 @@ def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
             (
                 row.service,
                 str(row.replica),
-                row.state if row.exit_code is None else f"{row.state} ({row.exit_code})",
+                state_text(row),
                 row.image,
                 ", ".join(row.addresses) or "-",
                 ", ".join(_port_text(port) for port in row.ports) or "-",
@@ -57,11 +62,52 @@ def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
             for row in rows
         ],
     )
+    if healthd is not None:
+        session.out.text(healthd_text(healthd))
     return 0
+
+
+def state_text(row: documents.Instance) -> str:
+    """`running (healthy)`, `exited (1)`, as docker shows them; and whether nobody saw it stop."""
+    if row.unwatched:
+        return f"{row.state} ({row.exit_code}), stopped while unwatched"
+    if row.exit_code is not None:
+        return f"{row.state} ({row.exit_code})"
+    if row.state == "running" and row.health:
+        return f"{row.state} ({row.health})"
+    return row.state
+
+
+def healthd_text(found: documents.Healthd) -> str:
+    """The line about the health daemon."""
+    text = f"ic-healthd: {found.state}"
+    if found.state == "watching":
+        text += f" {found.watched} instance{'' if found.watched == 1 else 's'}"
+    elif found.detail:
+        text += f": {found.detail}"
+    if found.misconfigured:
+        text += f"; misconfigured: {', '.join(found.misconfigured)}"
+    return text
 
 
 def instances(client: incus.Client, stack: str) -> tuple[documents.Instance, ...]:
     """Every instance with the stack's mark, by service and replica; none where there is no project."""
+    return _rows(client, stack, _bodies(client, stack))
+
+
+def look(
+    client: incus.Client, stack: str
+) -> tuple[tuple[documents.Instance, ...], documents.Healthd | None]:
+    """Every instance with the stack's mark, and how its health daemon is (None: there is none)."""
+    bodies = _bodies(client, stack)
+    daemons = [one for one in bodies if _config(one).get(names.RESOURCE) == DAEMON]
+    query = {"project": names.project(stack)}
+    healthd = _healthd(client, daemons[0], query) if daemons else None
+    return _rows(client, stack, bodies), healthd
+
+
+def _bodies(client: incus.Client, stack: str) -> list[Body]:
+    """The instances of the stack's project as the API lists them; none where there is no project."""
     project = names.project(stack)
     query = {"project": project}
     try:
@@ -69,14 +115,52 @@ def instances(client: incus.Client, stack: str) -> tuple[documents.Instance, ...
     except (errors.NotFound, errors.Forbidden):
         if _exists(client, project):
             raise
-        return ()
+        return []
+    return [
+        one if one.get("config") else _ending(client, str(one["name"]), query)
+        for one in cast("list[Body]", listed or [])
+    ]
+
+
+def _config(body: Body) -> dict[str, str]:
+    return cast("dict[str, str]", body.get("config") or {})
+
+
+def _rows(client: incus.Client, stack: str, bodies: list[Body]) -> tuple[documents.Instance, ...]:
+    from ic.healthd import spec
+
+    daemon = any(_config(one).get(names.RESOURCE) == DAEMON for one in bodies)
     found: list[documents.Instance] = []
-    for one in cast("list[Body]", listed or []):
-        body = one if one.get("config") else _ending(client, str(one["name"]), query)
-        config = cast("dict[str, str]", body.get("config") or {})
+    for body in bodies:
+        config = _config(body)
         if config.get(names.STACK) == stack and "/" in config.get(names.RESOURCE, ""):
-            found.append(_instance(client, query, body, config))
+            one = _instance(client, {"project": names.project(stack)}, body, config)
+            if not daemon and spec.claim(config).run:
+                # What the daemon said last, before it was removed, is not how it is now.
+                one = msgspec.structs.replace(one, health=None)
+            found.append(one)
     return tuple(sorted(found, key=lambda one: (one.service, one.replica)))
+
+
+def _healthd(client: incus.Client, body: Body, query: Mapping[str, str]) -> documents.Healthd:
+    """How the daemon of a sidecar is, by its own state file and by whether the sidecar runs."""
+    from ic.cli import documents, output
+    from ic.engine import sidecar as acting
+
+    found = acting.found(body, query)
+    told = acting.read_state(client, found.volume, query) if found.volume else None
+    runs = found.power == "Running"
+    word = told.state if told else "silent"
+    detail = told.detail if told else "it has said nothing"
+    if not runs:
+        detail = "its sidecar does not run: `ic up` starts it"
+    return documents.Healthd(
+        state=word if runs else "stopped",
+        detail=detail,
+        since=output.timestamp(told.since) if told else None,
+        watched=told.watched if told else 0,
+        misconfigured=told.misconfigured if told else (),
+    )
 
 
 def _ending(client: incus.Client, name: str, query: Mapping[str, str]) -> Body:
@@ -96,6 +180,8 @@ def _instance(
     client: incus.Client, query: Mapping[str, str], body: Body, config: Mapping[str, str]
 ) -> documents.Instance:
     from ic.cli import documents
+    from ic.engine import health
+    from ic.healthd import spec
     from ic.incus import lxclog
 
     name = str(body["name"])
@@ -114,12 +200,13 @@ def _instance(
         replica=int(replica) if replica.isdecimal() else 0,
         state=state,
         exit_code=code,
-        health=config.get("user.healthcheck.status"),
+        health=spec.status(body) or None,
         image=config.get(names.IMAGE, "").partition("@")[0],
         addresses=_addresses(cast("Body", body.get("state") or {})),
         ports=_ports(devices),
         created=_moment(body.get("created_at")),
         started=started if state in ("running", "paused") else None,
+        unwatched=state == "exited" and health.stopped_unwatched(body),
     )
 
 

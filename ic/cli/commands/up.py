@@ -8,18 +8,23 @@ from ic.cli import options as shared
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
+    from ic.cli import notify
     from ic.cli import session as sessions
     from ic.compose import model
-    from ic.engine import follow
+    from ic.engine import converge, follow
 
 DESCRIPTION = (
     "Creates, changes and starts what the compose files say, without asking, and then shows the output of"
     " the services until all have ended. Ctrl-C stops them gracefully and removes nothing. With -d they"
-    " run on in the background. Services that are gone from the files are left, with a warning."
+    " run on in the background; with --wait the command ends when all are healthy (or run, where they have"
+    " no healthcheck), and fails when one ends or is unhealthy. Started by systemd as Type=notify it says"
+    " when that is. Services that are gone from the files are left, with a warning."
 )
 
 LAST_WORDS_SECONDS = 2.0
+BORNE_ENDS = 2  # of a service whose restart policy makes up for them, while --wait waits
 _COLOURS = ("cyan", "yellow", "green", "blue", "red")
 
 
@@ -32,6 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-d", "--detach", action="store_true", help="let the services run in the background"
     )
     parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="wait until the services run and are healthy; implies -d",
+    )
+    parser.add_argument(
+        "--wait-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="with --wait: give up after so long (default: never)",
+    )
+    parser.add_argument(
         "--remove-orphans", action="store_true", help="remove services that are gone from the files"
     )
     parser.add_argument(
@@ -39,21 +55,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("always", "missing", "never"),
         help="when to ask registries for an image (default: pull_policy, else missing)",
     )
+    shared.add_healthd(parser)
     parser.add_argument(
-        "--json", action="store_true", help="with -d: one JSON document (ic.apply/1)"
+        "--json", action="store_true", help="with -d or --wait: one JSON document (ic.apply/1)"
     )
     shared.add_lock_timeout(parser)
 
 
 def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
-    """Carry out the plan, then follow."""
+    """Carry out the plan, then wait, or follow."""
     from ic import errors
+    from ic.cli import notify
+
+    background = arguments.detach or arguments.wait
+    if arguments.json and not background:
+        raise errors.UsageError("cannot print JSON while output is followed", hint="add -d")
+    if arguments.wait_timeout is not None and not (arguments.wait and arguments.wait_timeout > 0):
+        raise errors.UsageError(
+            "cannot use --wait-timeout: it takes a number of seconds above 0, together with --wait"
+        )
+    with notify.telling(session.env, wanted=arguments.wait) as manager:
+        try:
+            return _run(session, arguments, manager)
+        except errors.IcError as error:
+            manager.status(error.summary)
+            raise
+
+
+def _run(session: sessions.Session, arguments: argparse.Namespace, manager: notify.Notifier) -> int:
     from ic.cli import applying
     from ic.engine import converge
     from ic.plan import planner
 
-    if arguments.json and not arguments.detach:
-        raise errors.UsageError("cannot print JSON while output is followed", hint="add -d")
     services = tuple(arguments.services)
     stack = session.stack(services)
     options = planner.Options(
@@ -62,15 +95,69 @@ def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
         remove_orphans=arguments.remove_orphans,
         pull=arguments.pull,
     )
+    options = shared.with_healthd(options, arguments, session.env)
     asked = converge.Asked(name=stack.name, stack=stack, options=options, command="up")
+    manager.status(f"starting stack {stack.name}")
     view = converge.look(session.client(), asked, session.env)
-    before = {} if arguments.detach else _remembered(session, stack.name)
+    in_front = not (arguments.detach or arguments.wait)
+    before = _remembered(session, stack.name) if in_front else {}
     manner = applying.Manner(verb="up", ask=False, show=False, lock_timeout=arguments.lock_timeout)
     done = applying.run(session, view, manner)
+    if arguments.wait and (done is None or done.result.status == "ok"):
+        _wait(session, asked, done, arguments.wait_timeout or 0.0, manager)
     applying.conclude(session, done, verb="up", next_=session.typed("ps"))
-    if arguments.detach:
+    if not in_front:
         return 0
     return _follow(session, stack, services, before)
+
+
+def _wait(
+    session: sessions.Session,
+    asked: converge.Asked,
+    done: converge.Done | None,
+    timeout: float,
+    manager: notify.Notifier,
+) -> None:
+    """Wait until every service that was asked for is as docker's `--wait` wants it, then say so.
+
+    Raises what `health.wait` raises.
+    """
+    from ic import names
+    from ic.cli.commands import ps
+    from ic.engine import health, sidecar
+    from ic.resources import kind
+
+    client = session.client()
+    conditions = health.conditions(asked.stack, asked.options.services) if asked.stack else {}
+    checked = {
+        one.step.address
+        for one in (done.result.outcomes if done else ())
+        if isinstance(one.step.deed, kind.AwaitHealthy) and one.error is None
+    }
+    watches = tuple(
+        health.Watch(
+            name=row.name,
+            condition=conditions[row.service],
+            ends=BORNE_ENDS,
+            checked=names.address("instance", f"{row.service}/{row.replica}") in checked,
+        )
+        for row in ps.instances(client, asked.name)
+        if row.service in conditions
+    )
+    told = ""
+
+    def tell(reasons: Mapping[str, str]) -> None:
+        nonlocal told
+        text = ", ".join(f"{name} ({reason})" for name, reason in sorted(reasons.items()))
+        if text and text != told:
+            told = text
+            session.out.note(f"waiting for {text}")
+            manager.status(f"waiting for {text}")
+
+    limits = health.Limits(timeout=timeout, told=tell)
+    daemon = health.daemon_of(sidecar.find(client, asked.project))
+    health.wait(client, {"project": asked.project}, watches, daemon, limits)
+    manager.ready(f"{len(watches)} instance{'s' if len(watches) != 1 else ''} of {asked.name} up")
 
 
 def _remembered(session: sessions.Session, name: str) -> dict[str, bytes]:

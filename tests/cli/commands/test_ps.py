@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 
+from ic.cli import documents
 from ic.cli.commands import ps
 from tests.cli import test_documents as schemas
 from tests.e2e import scenario
@@ -93,3 +97,64 @@ def test_ports_are_read_from_proxies_of_every_kind() -> None:
     }
     found = ps._ports(devices)
     assert [ps._port_text(one) for one in found] == ["0.0.0.0:53->53/udp", "[::1]:80->8080/tcp"]
+
+
+ROW = documents.Instance(
+    name="web",
+    service="web",
+    replica=1,
+    state="running",
+    exit_code=None,
+    health=None,
+    image="a",
+    addresses=(),
+    ports=(),
+    created=None,
+    started=None,
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "running"),
+        ({"health": "starting"}, "running (starting)"),
+        ({"health": "healthy"}, "running (healthy)"),
+        ({"state": "paused", "health": "healthy"}, "paused"),
+        ({"state": "exited", "exit_code": 137, "health": "stopped"}, "exited (137)"),
+        ({"state": "exited"}, "exited"),
+        (
+            {"state": "exited", "exit_code": 0, "unwatched": True},
+            "exited (0), stopped while unwatched",
+        ),
+    ],
+)
+def test_the_state_has_health_and_exit_code_as_docker_shows_them(
+    given: dict[str, Any], expected: str
+) -> None:
+    assert ps.state_text(msgspec.structs.replace(ROW, **given)) == expected
+
+
+@pytest.mark.parametrize(
+    ("state", "detail", "watched", "misconfigured", "expected"),
+    [
+        ("watching", "", 1, (), "ic-healthd: watching 1 instance"),
+        ("watching", "", 3, (), "ic-healthd: watching 3 instances"),
+        ("untrusted", "403", 3, (), "ic-healthd: untrusted: 403"),
+        ("starting", "", 0, (), "ic-healthd: starting"),
+        (
+            "watching",
+            "",
+            2,
+            ("db: user.healthcheck.test",),
+            "ic-healthd: watching 2 instances; misconfigured: db: user.healthcheck.test",
+        ),
+    ],
+)
+def test_the_health_daemon_has_a_line_of_its_own(
+    state: str, detail: str, watched: int, misconfigured: tuple[str, ...], expected: str
+) -> None:
+    found = documents.Healthd(
+        state=state, detail=detail, since=None, watched=watched, misconfigured=misconfigured
+    )
+    assert ps.healthd_text(found) == expected

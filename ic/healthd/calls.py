@@ -1,0 +1,130 @@
+"""What the daemon asks of the server: one method per call, on the instances of one project.
+
+In: a client and a project. Out: bodies as the API has them, or an IcError; nothing is decided here. Every
+call has a deadline. Stands for `manager.Api`; tests have a stand-in of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import TYPE_CHECKING, Any, cast
+
+from ic import errors, names
+from ic.incus import client as incus
+from ic.incus import lxclog
+from ic.journal import lease
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+
+    from ic.incus import websocket
+
+Body = dict[str, Any]
+
+PATCH_SECONDS = 10.0
+START_SECONDS = 60.0
+FORCE_SECONDS = 30.0
+_STOPPED = ("already stopped", "is not running", "isn't running")
+_RUNNING = ("already running",)
+
+
+class Calls:
+    """The calls on one project. `heard(milliseconds)` is told how long each short call took."""
+
+    def __init__(self, client: incus.Client, project: str) -> None:
+        self._client = client
+        self._project = project
+        self._query = {"project": project}
+        self.heard: Callable[[float], None] | None = None
+        self._before = client.on_request
+        client.on_request = self._on_request
+
+    def _on_request(self, method: str, target: str, seconds: float) -> None:
+        if self._before is not None:
+            self._before(method, target, seconds)
+        if self.heard is not None and "/wait" not in target and "/websocket" not in target:
+            self.heard(seconds * 1000)
+
+    def instances(self) -> list[Body]:
+        """Every instance of the project, with its config and that of its profiles."""
+        found = self._client.get("/1.0/instances", {**self._query, "recursion": "1"})
+        return cast("list[Body]", found or [])
+
+    def instance(self, name: str) -> tuple[Body, str]:
+        """One instance, and its ETag. Raises NotFound."""
+        body, etag = self._client.get_tagged(_path(name), self._query)
+        return cast("Body", body), etag
+
+    def patch(self, name: str, config: Mapping[str, str], etag: str) -> None:
+        """Set keys (an empty value takes one away), only if the instance is still the same.
+
+        Sent once: PreconditionFailed when it has changed, Conflict (E_BUSY) when something is under way.
+        """
+        body: dict[str, object] = {"config": dict(config)}
+        self._client.send("PATCH", _path(name), self._query, body, etag=etag, timeout=PATCH_SECONDS)
+
+    def start(self, name: str) -> None:
+        """Start it; one that runs is fine. Raises OperationFailed when it cannot be run."""
+        self._change(name, {"action": "start", "timeout": 30}, START_SECONDS, _RUNNING)
+
+    def restart(self, name: str, grace_ms: int) -> None:
+        """Restart it, gracefully at first, then by force; one that is stopped is started."""
+        seconds = math.ceil(grace_ms / 1000)
+        if seconds:
+            with contextlib.suppress(errors.OperationFailed):
+                body: dict[str, object] = {"action": "restart", "timeout": seconds, "force": False}
+                self._change(name, body, seconds + FORCE_SECONDS)
+                return
+        with contextlib.suppress(errors.OperationFailed):
+            self._change(
+                name, {"action": "restart", "timeout": 30, "force": True}, 2 * FORCE_SECONDS
+            )
+            return
+        self.start(name)
+
+    def stop(self, name: str, grace_ms: int) -> None:
+        """Stop it, gracefully at first; one that is stopped is fine. With no grace it is killed."""
+        seconds = math.ceil(grace_ms / 1000)
+        if seconds:
+            with contextlib.suppress(errors.OperationFailed):
+                body: dict[str, object] = {"action": "stop", "timeout": seconds, "force": False}
+                self._change(name, body, seconds + FORCE_SECONDS, _STOPPED)
+                return
+        self._change(
+            name, {"action": "stop", "timeout": 30, "force": True}, 2 * FORCE_SECONDS, _STOPPED
+        )
+
+    def _change(
+        self, name: str, body: dict[str, object], timeout: float, settled: tuple[str, ...] = ()
+    ) -> None:
+        try:
+            self._client.call("PUT", f"{_path(name)}/state", self._query, body, timeout=timeout)
+        except errors.IncusError as error:
+            if not any(piece in error.summary for piece in settled):
+                raise
+
+    def exit_code(self, name: str) -> int | None:
+        """The exit code of its last run, None when the server does not keep it."""
+        return lxclog.exit_code(self._client.log_file(_path(name), "lxc.log", self._query))
+
+    def heartbeat(self, generation: str) -> str:
+        """What moves while the ic run of that generation holds the project; empty when none does."""
+        listed = self._client.get("/1.0/profiles", {**self._query, "recursion": "1"})
+        profiles: dict[str, dict[str, str]] = {
+            one["name"]: one.get("config") or {} for one in cast("list[Body]", listed or [])
+        }
+        found = lease.objects(self._project, profiles)
+        if not found or str(found[0].generation) != generation or not found[0].held:
+            return ""
+        return f"{found[0].name} {found[0].config.get(names.HEARTBEAT, '')}"
+
+    @contextlib.contextmanager
+    def events(self) -> Generator[websocket.Events]:
+        """The lifecycle events of the project from now on."""
+        with self._client.events(self._query) as stream:
+            yield stream
+
+
+def _path(name: str) -> str:
+    return incus.path("instances", name)

@@ -1,0 +1,1143 @@
+"""Watches the instances of one project: one thread decides, a few carry out.
+
+In: the server (`Api`), a way to run a probe and one to tell of things. Out: probes on time, restarts, status
+keys; `view` and `figures` for whoever looks. The thread that calls `run` owns every state, keeps what is due
+in a heap, and makes no call itself: lanes of threads run one job each and put its answer into the inbox.
+Each instance has at most one probe, one action, one write and one look under way, which bounds every queue;
+events that come faster than they are read are dropped for a full listing.
+
+What a verdict means is decided in `worker`, when a restart has to wait in `storm`. Nothing but a refusal (a
+403, or a server with another certificate) ends `run` by itself: that is raised, after all work has stopped.
+"""
+
+from __future__ import annotations
+
+import calendar
+import contextlib
+import heapq
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, cast
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from ic import errors, names
+from ic.healthd import daemon, probes, spec, storm, worker
+from ic.incus import transport
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+
+Body = dict[str, Any]
+Probing = Callable[[probes.Order, threading.Event], probes.Result]
+"""Runs one probe to its end; kills it when the event is set."""
+
+PROBES = (
+    8  # at one time: throughput peaks at 4 on two cores, and latency suffers from 16 on [measured]
+)
+RESTARTS = 4  # health restarts wait for a grace period each, in a lane of their own
+CALLS = 2
+STARTS_MOST = 8
+LIST_MS = 300_000
+HOLD_LOOK_MS = 5_000
+HOLD_STALE_MS = (
+    30_000  # a run whose heartbeat stands still for so long has fenced itself (lease.Times)
+)
+ECHO_MS = 5_000  # so long after a slow answer a timeout may be the server's
+GAP_MS = 5_000  # the loop turns several times a second: it was stopped, or the machine slept
+TURN_S = 0.25
+EVENT_S = 0.3
+INBOX_EVENTS = 10_000
+RECONNECT_S = (0.5, 10.0)
+PROFILES_MS = 5_000
+OUTPUT_SHOWN = 200
+CLAIM_TRIES = 3
+LATE_MS = 1_000.0  # probes that begin so late on average are an overload
+ON_TIME_MS = 250.0
+LATE_BOUNDS_MS = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 5000.0, float("inf"))
+LEAVING_S = 1.2
+
+_POWER: dict[str, worker.Power] = {
+    "Running": "running",
+    "Ready": "running",
+    "Stopped": "stopped",
+    "Frozen": "frozen",
+}
+_STATUS: dict[str, worker.Status] = {
+    word: word for word in ("starting", "healthy", "unhealthy", "stopped", "unknown")
+}
+_NEVER = "0001-01-01"
+_STARTS = ("instance-started", "instance-restarted")
+_ENDS = ("instance-shutdown", "instance-stopped")
+_CHANGES = ("instance-created", "instance-renamed", "instance-updated")
+_ACTIONS = frozenset(
+    (*_STARTS, *_ENDS, *_CHANGES, "instance-paused", "instance-resumed", "instance-deleted")
+) | {"profile-updated"}
+
+
+class Events(Protocol):
+    """Events as they come."""
+
+    def next(self, timeout: float | None = None) -> Body | None:
+        """The next one, None when none came within `timeout` seconds. Raises Unreachable when it broke."""
+        ...
+
+
+class Api(Protocol):
+    """What is asked of the server (`ic.healthd.calls`); failures are IncusErrors."""
+
+    heard: Callable[[float], None] | None
+
+    def instances(self) -> list[Body]: ...
+    def instance(self, name: str) -> tuple[Body, str]: ...
+    def patch(self, name: str, config: Mapping[str, str], etag: str) -> None: ...
+    def start(self, name: str) -> None: ...
+    def restart(self, name: str, grace_ms: int) -> None: ...
+    def stop(self, name: str, grace_ms: int) -> None: ...
+    def exit_code(self, name: str) -> int | None: ...
+    def heartbeat(self, generation: str) -> str: ...
+    def events(self) -> AbstractContextManager[Events]: ...
+
+
+class Tell(Protocol):
+    """Takes what the history shall know; never blocks (`ic.healthd.stream.Writer.tell`)."""
+
+    def __call__(
+        self,
+        kind: str,
+        address: str = "",
+        *,
+        cause: str = "",
+        code: int | None = None,
+        line: str = "",
+    ) -> None: ...
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """One check of a round: whose it is, what came of it, and what is wrong with the instance's keys."""
+
+    name: str
+    result: probes.Result | None = None
+    problems: tuple[spec.Problem, ...] = ()
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts since the start. `late_ms` is the sum over all probes."""
+
+    probes: dict[str, int]
+    acts: dict[str, int]
+    writes: int
+    listings: int
+    late_ms: float
+    late: dict[
+        float, int
+    ]  # how many probes began so many ms late at most, and not below the bound before
+    states: dict[str, tuple[str, str, int]]  # name -> power, status, restarts
+    brown_out: str
+
+
+class _Entry:
+    """One instance: what is asked, its state, and what is under way."""
+
+    __slots__ = (
+        "address",
+        "asked",
+        "at",
+        "changed",
+        "holding",
+        "look_again",
+        "looking",
+        "mine",
+        "name",
+        "own",
+        "state",
+        "touched",
+    )
+
+    def __init__(self, name: str, asked: spec.Spec) -> None:
+        self.name = name
+        self.address = names.address("instance", name)
+        self.asked = asked  # as it is acted upon: a void hold is left out
+        self.holding = asked.held  # the generation that the instance itself names
+        self.state = worker.State()
+        self.at: int | None = None  # what stands in the heap
+        self.changed = 0  # grows with every event about its power: what was read before is old
+        self.touched = 0  # when the last of them came
+        self.looking = False
+        self.look_again = False
+        self.own = 0  # our own writes whose `instance-updated` is still to come
+        self.mine = threading.Lock()
+
+    def expect(self) -> None:
+        """A write of ours is about to be sent."""
+        with self.mine:
+            self.own += 1
+
+    def unexpect(self) -> bool:
+        """It was refused, or its event came. False when none was expected (any more)."""
+        with self.mine:
+            self.own -= 1
+            if self.own >= 0:
+                return True
+            self.own = 0
+            return False
+
+
+class _Lane:
+    """Threads that run jobs in order; made when there is work for one more."""
+
+    def __init__(self, name: str, size: int, post: Callable[[Any], None]) -> None:
+        self._name = name
+        self._size = size
+        self._post = post
+        self._jobs: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._idle = 0
+        self._lock = threading.Lock()
+        self.threads: list[threading.Thread] = []
+
+    def put(self, job: Callable[[], Any]) -> None:
+        """Run a job when a thread is free; its answer is posted."""
+        with self._lock:
+            self._idle -= 1
+            if self._idle < 0 and len(self.threads) < self._size:
+                thread = threading.Thread(
+                    target=self._work, name=f"{self._name}-{len(self.threads)}", daemon=True
+                )
+                self.threads.append(thread)
+                self._idle += 1
+                thread.start()
+        self._jobs.put(job)
+
+    def close(self) -> None:
+        """Take no more; what waits is thrown away."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._jobs.get_nowait()
+        for _ in self.threads:
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while True:
+            job = self._jobs.get()
+            if job is None:
+                return
+            try:
+                answer = job()
+            except Exception as error:  # noqa: BLE001 - the loop's boundary: the deciding thread raises it
+                answer = _Fault(error)
+            with self._lock:
+                self._idle += 1
+            self._post(answer)
+
+
+# --- what comes into the inbox ---------------------------------------------------------------
+
+
+class _Fault(msgspec.Struct, frozen=True):
+    """Something that must not happen, or a refusal that ends all work."""
+
+    error: BaseException
+
+
+class _Online(msgspec.Struct, frozen=True):
+    """The event stream is open: list now."""
+
+
+class _Offline(msgspec.Struct, frozen=True):
+    """The event stream broke."""
+
+    reason: str
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """An event of the server."""
+
+    event: Body
+
+
+class _Listed(msgspec.Struct, frozen=True):
+    """A full listing that was asked for at `asked` (ms), `first` after connecting."""
+
+    asked: int
+    first: bool
+    bodies: list[Body] | None
+
+
+class _Looked(msgspec.Struct, frozen=True):
+    """One instance read; None when it is gone."""
+
+    name: str
+    changed: int
+    body: Body | None
+    failed: bool = False
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """The answer to a command of a worker. `doubt`: the server could not be reached meanwhile."""
+
+    name: str
+    event: worker.Event
+    doubt: bool = False
+
+
+class _Probe(msgspec.Struct, frozen=True):
+    """A probe that has ended."""
+
+    name: str
+    number: int
+    due: int
+    started: int
+    result: probes.Result
+
+
+class _Held(msgspec.Struct, frozen=True):
+    """The heartbeat of a run that holds instances; empty when it holds no more, None when unknown."""
+
+    generation: str
+    heartbeat: str | None
+
+
+def _boottime_ms() -> int:
+    """A clock that counts suspended time as well and is never set back."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+class Manager:
+    """The watch over one project. `run` on a thread of its own; `beat`, `view`, `figures` from any thread.
+
+    `me` is the name under which the server knows this client (its certificate's fingerprint), empty when it
+    is not known: then changes of power with a requestor are told apart by what was under way.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        probe: Probing,
+        tell: Tell,
+        *,
+        me: str = "",
+        clock: Callable[[], int] = _boottime_ms,
+        wall: Callable[[], float] = time.time,
+        chance: random.Random | None = None,
+        cores: int | None = None,
+        weather: storm.Storm | None = None,
+    ) -> None:
+        self._api = api
+        self._run_probe = probe
+        self._tell = tell
+        self._me = me
+        self._clock = clock
+        self._wall = wall
+        self._chance = chance or random.Random()  # noqa: S311 - jitter, not secrecy
+        self._entries: dict[str, _Entry] = {}
+        self._heap: list[tuple[int, int, str]] = []
+        self._order = 0
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._waiting_events = 0
+        self._overflow = False
+        starts = min(STARTS_MOST, max(2, 2 * (cores or os.cpu_count() or 1)))
+        self._probe_lane = _Lane("probe", PROBES, self._inbox.put)
+        self._start_lane = _Lane("start", starts, self._inbox.put)
+        self._restart_lane = _Lane("restart", RESTARTS, self._inbox.put)
+        self._call_lane = _Lane("call", CALLS, self._inbox.put)
+        self._storm = weather or storm.Storm()
+        self._brown = ""
+        self._latencies: queue.SimpleQueue[float] = queue.SimpleQueue()
+        self._slow_at = -(2**60)
+        self._cancel = threading.Event()  # ends probes under way, and the reader
+        self._renew = (
+            threading.Event()
+        )  # the event stream may be dead without knowing: open it anew
+        self._doubt = False
+        self._online = False
+        self._connected_at = 0
+        self._listing = False
+        self._list_at: int | None = None
+        self._reason = "not connected yet"
+        self._holds: dict[
+            str, tuple[str, int]
+        ] = {}  # generation -> heartbeat, and since when it stands
+        self._hold_at: int | None = None
+        self._void: set[str] = set()
+        self._turned = 0
+        self._late = 0.0
+        self._overload = False
+        self._counts: dict[str, int] = {}
+        self._acts: dict[str, int] = {}
+        self._writes = self._listings = 0
+        self._late_sum = 0.0
+        self._late_counts = dict.fromkeys(LATE_BOUNDS_MS, 0)
+        self.beat = 0
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            _Fault: self._take_fault,
+            _Online: self._take_online,
+            _Offline: self._take_offline,
+            _Told: self._take_told,
+            _Listed: self._take_listed,
+            _Looked: self._take_looked,
+            _Answer: self._take_answer,
+            _Probe: self._take_probe,
+            _Held: self._take_held,
+            type(None): self._take_nothing,
+        }
+
+    # --- from any thread -------------------------------------------------------------------------
+
+    def view(self) -> daemon.View:
+        """How it goes."""
+        entries = list(self._entries.values())
+        return daemon.View(
+            watched=sum(entry.asked.watched for entry in entries),
+            misconfigured=tuple(
+                sorted(
+                    f"{entry.name}: {key}" for entry in entries for key, _ in entry.asked.problems
+                )
+            ),
+            connected=self._online,
+            detail="" if self._online else self._reason,
+        )
+
+    def figures(self) -> Figures:
+        """Counts, and how each watched instance stands."""
+        return Figures(
+            probes=dict(self._counts),
+            acts=dict(self._acts),
+            writes=self._writes,
+            listings=self._listings,
+            late_ms=self._late_sum,
+            late=dict(self._late_counts),
+            states={
+                entry.name: (entry.state.power, entry.state.status, entry.state.claim.restarts)
+                for entry in list(self._entries.values())
+                if entry.asked.watched
+            },
+            brown_out=self._brown,
+        )
+
+    # --- the loop --------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event) -> None:
+        """Watch until `stop` is set. Raises Forbidden or Untrusted, when the server says no."""
+        self._api.heard = self._latencies.put
+        reader = threading.Thread(target=self._read_events, name="events", daemon=True)
+        reader.start()
+        self._turned = self._clock()
+        try:
+            while not stop.is_set():
+                self._turn()
+        finally:
+            self._leave(reader)
+
+    def _leave(self, reader: threading.Thread) -> None:
+        """No new work; probes under way are killed, calls under way get a moment to end."""
+        self._cancel.set()
+        lanes = (self._probe_lane, self._start_lane, self._restart_lane, self._call_lane)
+        for lane in lanes:
+            lane.close()
+        until = time.monotonic() + LEAVING_S
+        for thread in (*(thread for lane in lanes for thread in lane.threads), reader):
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def _turn(self) -> None:
+        self.beat += 1
+        timeout = TURN_S
+        if self._heap and self._online:
+            timeout = min(timeout, max(0.0, (self._heap[0][0] - self._clock()) / 1000))
+        with contextlib.suppress(queue.Empty):
+            self._take(self._inbox.get(timeout=timeout) if timeout else self._inbox.get_nowait())
+            for _ in range(100):
+                self._take(self._inbox.get_nowait())
+        now = self._clock()
+        if now - self._turned > GAP_MS:
+            self._gap(now)
+        self._turned = now
+        self._weather(now)
+        if self._online:
+            self._due(now)
+
+    def _due(self, now: int) -> None:
+        """Do everything whose time has come."""
+        while self._heap and self._heap[0][0] <= now:
+            at, _, name = heapq.heappop(self._heap)
+            entry = self._entries.get(name)
+            if entry is None or entry.at != at:
+                continue
+            entry.at = None
+            calm = not entry.state.want or self._storm.admits(
+                entry.asked.interval_ms, self._watched(), now
+            )
+            self._step(entry, worker.Tick(calm=calm))
+        if self._list_at is not None and now >= self._list_at:
+            self._list(first=False)
+        if self._hold_at is not None and now >= self._hold_at:
+            self._look_at_holds()
+
+    def _watched(self) -> int:
+        return sum(entry.asked.watched for entry in self._entries.values())
+
+    def _gap(self, now: int) -> None:
+        """The process or the machine stood still: what is overdue is spread anew."""
+        for entry in self._entries.values():
+            self._step(entry, worker.Gap())
+        self._storm.connected(now)
+        self._renew.set()
+
+    def _weather(self, now: int) -> None:
+        """Take in how fast the server answers, and say when a brown-out begins or ends."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                latency = self._latencies.get_nowait()
+                if self._storm.slow(latency):
+                    self._slow_at = now
+                self._storm.answered(latency)
+        brown = self._storm.brown_out(now)
+        if bool(brown) != bool(self._brown):
+            self._tell("brown-out" if brown else "calm", cause=brown)
+        self._brown = brown
+
+    # --- messages --------------------------------------------------------------------------------
+
+    def _take(self, message: Any) -> None:
+        self._handlers[type(message)](message)
+
+    def _take_fault(self, message: _Fault) -> None:
+        raise message.error
+
+    def _take_online(self, message: _Online) -> None:
+        del message
+        self._connected_at = self._clock()
+        self._renew.clear()
+        self._doubt = False
+        for entry in self._entries.values():
+            entry.own = 0
+        self._list(first=True)
+
+    def _take_offline(self, message: _Offline) -> None:
+        self._online = False
+        self._reason = message.reason
+
+    def _take_told(self, message: _Told) -> None:
+        self._waiting_events -= 1
+        self._event(message.event)
+
+    def _take_answer(self, message: _Answer) -> None:
+        self._doubt_of(failed=message.doubt)
+        if isinstance(message.event, worker.Acted):
+            self._storm.ended(message.name)
+        entry = self._entries.get(message.name)
+        if entry is not None:
+            self._step(entry, message.event)
+
+    def _doubt_of(self, *, failed: bool) -> None:
+        """After the first call that works again the event stream is opened anew: it may have died too."""
+        if failed:
+            self._doubt = True
+        elif self._doubt:
+            self._doubt = False
+            self._renew.set()
+
+    # --- listings and looks ----------------------------------------------------------------------
+
+    def _list(self, *, first: bool) -> None:
+        self._list_at = None
+        if self._listing and not first:
+            return
+        self._listing = True
+        asked = self._clock()
+
+        def job() -> _Listed | _Fault:
+            try:
+                return _Listed(asked, first, self._api.instances())
+            except errors.IncusError as error:
+                return _refusal(error) or _Listed(asked, first, None)
+
+        self._call_lane.put(job)
+
+    def _take_listed(self, message: _Listed) -> None:
+        self._listing = False
+        now = self._clock()
+        if message.first and message.asked < self._connected_at:
+            return  # of the connection before
+        self._listings += 1
+        if message.bodies is None:
+            self._list_at = None
+            self._renew.set()  # connect again, and list then
+            return
+        self._list_at = now + LIST_MS
+        seen: set[str] = set()
+        for body in message.bodies:
+            name = str(body.get("name", ""))
+            seen.add(name)
+            entry = self._entries.get(name)
+            if entry is not None and entry.touched > message.asked:
+                self._look(entry)  # an event came meanwhile: the listing may be older
+                continue
+            self._body(name, body, fresh=message.first)
+        for name in [name for name in self._entries if name not in seen]:
+            if self._entries[name].touched <= message.asked:
+                self._forget(name)
+        if message.first:
+            self._online = True
+            self._storm.connected(now)
+            for entry in self._entries.values():
+                self._step(entry, worker.Gap())
+
+    def _look(self, entry: _Entry) -> None:
+        if entry.looking:
+            entry.look_again = True
+            return
+        entry.looking = True
+        self._call_lane.put(self._look_job(entry.name, entry.changed))
+
+    def _look_job(self, name: str, changed: int) -> Callable[[], Any]:
+        def job() -> _Looked | _Fault:
+            try:
+                return _Looked(name, changed, self._api.instance(name)[0])
+            except errors.NotFound:
+                return _Looked(name, changed, None)
+            except errors.IncusError as error:
+                return _refusal(error) or _Looked(name, changed, None, failed=True)
+
+        return job
+
+    def _take_looked(self, message: _Looked) -> None:
+        self._doubt_of(failed=message.failed)
+        entry = self._entries.get(message.name)
+        again = False
+        if entry is not None:
+            entry.looking = False
+            again = entry.look_again or entry.changed != message.changed
+            entry.look_again = False
+        if message.failed:
+            return  # the listing after the next connection tells
+        if again and entry is not None:
+            self._look(entry)
+        elif message.body is None:
+            self._forget(message.name)
+        else:
+            self._body(message.name, message.body, fresh=False)
+
+    def _body(self, name: str, body: Body, *, fresh: bool) -> None:
+        """Take in an instance as the server has it."""
+        own = cast("dict[str, Any]", body.get("config") or {})
+        config = cast("dict[str, Any]", body.get("expanded_config") or own)
+        asked = spec.read(name, config)
+        if asked.daemon:
+            self._forget(name)
+            return
+        holding = asked.held
+        if holding:
+            asked = self._with_hold(asked)
+        entry = self._entries.get(name)
+        if entry is None:
+            entry = self._entries[name] = _Entry(name, asked)
+            self._say_problems(entry, ())
+        entry.holding = holding
+        label = own.get(names.RESOURCE)
+        entry.address = names.address(
+            "instance", label if isinstance(label, str) and label else name
+        )
+        if entry.asked != asked:
+            self._respec(entry, asked)
+        run = str(body.get("last_used_at") or "")
+        ever = bool(run) and not run.startswith((_NEVER, "1970-01-01"))
+        self._step(
+            entry,
+            worker.Seen(
+                power=_POWER.get(str(body.get("status", "")), "unknown"),
+                run=run,
+                age_ms=self._age_ms(run) if ever else 0,
+                ever_started=ever,
+                status=_STATUS.get(str(own.get(names.HEALTH_STATUS) or ""), ""),
+                claim=spec.claim(own),
+                fresh=fresh,
+            ),
+        )
+
+    def _respec(self, entry: _Entry, asked: spec.Spec) -> None:
+        before, entry.asked = entry.asked, asked
+        if before.problems != asked.problems:
+            self._say_problems(entry, before.problems)
+        self._step(entry, worker.Respec(before=before))
+
+    def _say_problems(self, entry: _Entry, before: tuple[spec.Problem, ...]) -> None:
+        for key, reason in entry.asked.problems:
+            if (key, reason) not in before:
+                self._tell("misconfigured", entry.address, cause=f"{key}: {reason}")
+
+    def _forget(self, name: str) -> None:
+        if self._entries.pop(name, None) is not None:
+            self._storm.forget(name)
+
+    def _age_ms(self, run: str) -> int:
+        """How long ago a time of the server (RFC 3339) was, by this machine's time of day."""
+        try:
+            at = calendar.timegm(time.strptime(run[:19], "%Y-%m-%dT%H:%M:%S"))
+            part = run[19:].rstrip("Z")
+            at_ms = at * 1000 + (int(float("0" + part) * 1000) if part.startswith(".") else 0)
+        except ValueError:
+            return 0
+        return max(0, int(self._wall() * 1000) - at_ms)
+
+    # --- events ----------------------------------------------------------------------------------
+
+    def _read_events(self) -> None:
+        """The reader's thread: connect, hand on, connect again; a refusal is handed on and ends it."""
+        low, high = RECONNECT_S
+        pause = low
+        while not self._cancel.is_set():
+            reason = ""
+            try:
+                with self._api.events() as stream:
+                    self._inbox.put(_Online())
+                    pause = low
+                    self._hand_on(stream)
+                reason = "connecting again"
+            except errors.IncusError as error:
+                refusal = _refusal(error)
+                if refusal is not None:
+                    self._inbox.put(refusal)
+                    return
+                reason = error.summary
+            except Exception as error:  # noqa: BLE001 - the loop's boundary: the deciding thread raises it
+                self._inbox.put(_Fault(error))
+                return
+            self._inbox.put(_Offline(reason))
+            if self._cancel.wait(pause * self._chance.uniform(0.8, 1.2)):
+                return
+            pause = min(2 * pause, high)
+
+    def _hand_on(self, stream: Events) -> None:
+        self._renew.clear()
+        while not self._cancel.is_set() and not self._renew.is_set():
+            event = stream.next(EVENT_S)
+            if event is None or not _concerns(event):
+                continue
+            if self._waiting_events > INBOX_EVENTS:
+                return  # connect again, and list
+            self._waiting_events += 1
+            self._inbox.put(_Told(event))
+
+    def _event(self, event: Body) -> None:
+        metadata = cast("Body", event.get("metadata") or {})
+        action = str(metadata.get("action", ""))
+        if action == "profile-updated" and not str(metadata.get("name", "")).startswith("ic."):
+            at = self._clock() + PROFILES_MS
+            self._list_at = at if self._list_at is None else min(self._list_at, at)
+        if not action.startswith("instance-"):
+            return
+        name = _instance_name(metadata)
+        entry = self._entries.get(name)
+        if action in ("instance-deleted", "instance-renamed"):
+            context = cast("Body", metadata.get("context") or {})
+            self._forget(str(context.get("old_name") or name))
+        if action == "instance-updated" and entry is not None and entry.unexpect():
+            return
+        happened = self._happening(action, metadata)
+        if happened is None and action not in _CHANGES:
+            return
+        if entry is None:
+            if action != "instance-deleted" and name:
+                self._call_lane.put(self._look_job(name, 0))
+            return
+        if happened is None:
+            self._look(entry)
+            return
+        entry.changed += 1
+        entry.touched = self._clock()
+        self._step(entry, happened)
+
+    def _happening(self, action: str, metadata: Body) -> worker.Event | None:
+        """What an event says about power, None when nothing."""
+        if action in _STARTS:
+            return worker.Started(by=self._by(metadata))
+        if action in _ENDS:
+            return worker.Ended(by=self._by(metadata))
+        if action == "instance-paused":
+            return worker.Frozen()
+        if action == "instance-resumed":
+            return worker.Thawed()
+        return None
+
+    def _by(self, metadata: Body) -> worker.By:
+        requestor = cast("Body", metadata.get("requestor") or {})
+        if not requestor:
+            return "none"
+        if not self._me:
+            return "somebody"
+        return "me" if requestor.get("username") == self._me else "other"
+
+    # --- holds -----------------------------------------------------------------------------------
+
+    def _with_hold(self, asked: spec.Spec) -> spec.Spec:
+        """The Spec, without a hold that is known to be void."""
+        if asked.held in self._void:
+            return msgspec.structs.replace(asked, held="")
+        if asked.held not in self._holds:
+            self._holds[asked.held] = ("", self._clock())
+            self._hold_at = self._clock()
+        return asked
+
+    def _look_at_holds(self) -> None:
+        self._hold_at = None
+        current = {entry.holding for entry in self._entries.values() if entry.holding}
+        for generation in [one for one in self._holds if one not in current]:
+            del self._holds[generation]
+        self._void &= current
+        for generation in self._holds:
+            self._call_lane.put(self._hold_job(generation))
+
+    def _hold_job(self, generation: str) -> Callable[[], Any]:
+        def job() -> _Held | _Fault:
+            try:
+                return _Held(generation, self._api.heartbeat(generation))
+            except errors.IncusError as error:
+                return _refusal(error) or _Held(generation, None)
+
+        return job
+
+    def _take_held(self, message: _Held) -> None:
+        now = self._clock()
+        known = self._holds.get(message.generation)
+        if known is None:
+            return
+        if message.heartbeat and message.heartbeat != known[0]:
+            self._holds[message.generation] = known = (message.heartbeat, now)
+        void = message.heartbeat == "" or now - known[1] >= HOLD_STALE_MS
+        if message.heartbeat is None or not void:
+            self._hold_at = now + HOLD_LOOK_MS
+            return
+        del self._holds[message.generation]
+        self._void.add(message.generation)
+        for entry in list(self._entries.values()):
+            if entry.asked.held == message.generation:
+                self._respec(entry, msgspec.structs.replace(entry.asked, held=""))
+
+    # --- commands --------------------------------------------------------------------------------
+
+    def _step(self, entry: _Entry, event: worker.Event) -> None:
+        now = self._clock()
+        due = entry.state.due
+        entry.state, commands = worker.step(entry.state, entry.asked, event, now)
+        for command in commands:
+            if isinstance(command, worker.Probe):
+                self._probe(entry, command, now if due is None else due)
+            elif isinstance(command, worker.Do):
+                self._do(entry, command, now)
+            elif isinstance(command, worker.Write):
+                self._write(entry, command)
+            elif isinstance(command, worker.Look):
+                self._look(entry)
+            elif isinstance(command, worker.ReadCode):
+                self._call_lane.put(self._code_job(entry.name))
+            else:
+                self._say(entry, command)
+        at = worker.wake(entry.state, entry.asked)
+        if at is not None and at != entry.at:
+            self._order += 1
+            heapq.heappush(self._heap, (at, self._order, entry.name))
+        entry.at = at
+
+    def _say(self, entry: _Entry, told: worker.Tell) -> None:
+        line = transport.clean(told.line)[:OUTPUT_SHOWN]
+        self._tell(
+            told.kind, entry.address, cause=transport.clean(told.cause), code=told.code, line=line
+        )
+
+    def _probe(self, entry: _Entry, command: worker.Probe, due: int) -> None:
+        ordered = order(
+            entry.asked,
+            f"{entry.name}.{command.number}.{self._chance.getrandbits(32):08x}",
+            entry.state.run,
+        )
+        name = entry.name
+
+        def job() -> _Probe:
+            started = self._clock()
+            return _Probe(
+                name, command.number, due, started, self._run_probe(ordered, self._cancel)
+            )
+
+        self._probe_lane.put(job)
+
+    def _take_probe(self, message: _Probe) -> None:
+        late = max(0.0, float(message.started - message.due))
+        self._late_sum += late
+        self._late_counts[next(bound for bound in LATE_BOUNDS_MS if late <= bound)] += 1
+        self._late += (late - self._late) / 20
+        if (self._late > LATE_MS) != self._overload and not ON_TIME_MS < self._late <= LATE_MS:
+            self._overload = not self._overload
+            self._tell(
+                "overload" if self._overload else "on-time", cause=f"{self._late:.0f} ms late"
+            )
+        result = message.result
+        if result.error is not None and (refusal := _refusal(result.error)) is not None:
+            raise refusal.error
+        entry = self._entries.get(message.name)
+        if entry is None:
+            return
+        kind = result.kind
+        now = self._clock()
+        if kind == "timeout" and now - self._slow_at <= entry.asked.timeout_ms + ECHO_MS:
+            kind = "error"  # late answers of the server look like a slow service
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        self._doubt_of(failed=result.error is not None and _doubtful(result.error))
+        self._step(
+            entry,
+            worker.Probed(
+                number=message.number,
+                started=message.started,
+                kind=kind,
+                code=result.code,
+                line=_last_line(result.output),
+                leaked=result.leaked,
+            ),
+        )
+        if kind in ("exit", "timeout"):
+            good = entry.state.streak == 0  # what is not counted is no sign of trouble either
+            self._storm.probed(entry.name, entry.asked.interval_ms, now, good=good)
+
+    def _code_job(self, name: str) -> Callable[[], Any]:
+        def job() -> _Answer | _Fault | None:
+            try:
+                return _Answer(name, worker.Exited(code=self._api.exit_code(name)))
+            except errors.NotFound:
+                return _Answer(name, worker.Exited(code=None))
+            except errors.IncusError as error:
+                return _refusal(error)  # it is asked for again where it matters
+
+        return job
+
+    def _take_nothing(self, message: None) -> None:
+        del message
+
+    # --- actions ---------------------------------------------------------------------------------
+
+    def _do(self, entry: _Entry, command: worker.Do, now: int) -> None:
+        self._acts[command.act] = self._acts.get(command.act, 0) + 1
+        if command.act == "start":
+            self._say(entry, worker.Tell(kind="start", cause=command.why))
+            self._start_lane.put(lambda: self._acting(entry, command, None))
+            return
+        self._storm.began(entry.name, now)
+        self._restart_lane.put(lambda: self._claim_and_act(entry, command))
+
+    def _claim_and_act(self, entry: _Entry, command: worker.Do) -> _Answer | _Fault:
+        try:
+            claim = self._claim(entry, command)
+        except errors.IncusError as error:
+            acted = worker.Acted(act=command.act, outcome="failed", detail=error.summary)
+            return _refusal(error) or _Answer(entry.name, acted, doubt=_doubtful(error))
+        if isinstance(claim, str):
+            outcome: worker.Outcome = "claimed" if claim == "claimed" else "refused"
+            return _Answer(entry.name, worker.Acted(act=command.act, outcome=outcome, detail=claim))
+        return self._acting(entry, command, claim)
+
+    def _claim(self, entry: _Entry, command: worker.Do) -> spec.Claim | str:
+        """The claim that was taken, or why it was not: `claimed` by somebody else, or a reason not to act."""
+        for attempt in range(CLAIM_TRIES):
+            body, etag = self._api.instance(entry.name)
+            own = cast("dict[str, Any]", body.get("config") or {})
+            config = cast("dict[str, Any]", body.get("expanded_config") or own)
+            asked = spec.read(entry.name, config)
+            run = str(body.get("last_used_at") or "")
+            before = spec.claim(own)
+            if before.restarts != command.claim.restarts or (command.run and run != command.run):
+                return "claimed"
+            if _POWER.get(str(body.get("status", ""))) != "running":
+                return "not running"
+            held = asked.held and asked.held not in self._void
+            if held or asked.want_stopped or asked.paused:
+                return "left alone"
+            claim = spec.Claim(
+                restarts=before.restarts + 1,
+                at=int(self._wall() * 1000),
+                run=run,
+                do=_promise(command.act, asked),
+                why=command.why,
+            )
+            keys = {names.HEALTH: spec.claim_text(claim)}
+            if asked.test:
+                lines = entry.state.lines
+                keys[names.HEALTH_STATUS] = "unhealthy"
+                keys[names.HEALTH_OUTPUT] = transport.clean("".join(lines[-1:]))[:OUTPUT_SHOWN]
+            entry.expect()
+            try:
+                self._api.patch(entry.name, keys, etag)
+            except errors.PreconditionFailed:
+                entry.unexpect()  # changed: perhaps by somebody who claims it, perhaps by something else
+            except errors.IncusError as error:
+                entry.unexpect()
+                if not transport.is_busy(error):
+                    raise
+                if attempt + 1 == CLAIM_TRIES:
+                    return "busy"
+                self._cancel.wait(0.2)
+            else:
+                return claim
+        return "claimed"
+
+    def _acting(
+        self, entry: _Entry, command: worker.Do, claim: spec.Claim | None
+    ) -> _Answer | _Fault:
+        name, grace = entry.name, entry.asked.grace_ms
+        if claim is not None:
+            self._say(entry, worker.Tell(kind=command.act, cause=command.why))
+        try:
+            if command.act == "start":
+                if entry.asked.want_stopped or entry.asked.held:
+                    refused = worker.Acted(act="start", outcome="refused", detail="left alone")
+                    return _Answer(name, refused)
+                self._api.start(name)
+            elif command.act == "restart":
+                self._api.restart(name, grace)
+            else:
+                self._api.stop(name, grace if command.act == "stop" else 0)
+        except errors.NotFound:
+            acted = worker.Acted(act=command.act, outcome="refused", claim=claim)
+            return _Answer(name, acted)
+        except errors.IncusError as error:
+            acted = worker.Acted(
+                act=command.act, outcome="failed", detail=error.summary, claim=claim
+            )
+            return _refusal(error) or _Answer(name, acted, doubt=_doubtful(error))
+        return _Answer(name, worker.Acted(act=command.act, outcome="done", claim=claim))
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def _write(self, entry: _Entry, command: worker.Write) -> None:
+        run, power = entry.state.run, entry.state.power
+        self._call_lane.put(lambda: self._writing(entry, command, run, power))
+
+    def _writing(
+        self, entry: _Entry, command: worker.Write, run: str, power: str
+    ) -> _Answer | _Fault:
+        """Read, then write by compare-and-swap, once: no person's start shall meet a write that insists."""
+        refused = worker.Wrote(done=False)
+        try:
+            body, etag = self._api.instance(entry.name)
+            own = cast("dict[str, Any]", body.get("config") or {})
+            now_run = str(body.get("last_used_at") or "")
+            if (run and now_run != run) or _POWER.get(str(body.get("status", ""))) != power:
+                return _Answer(entry.name, refused)
+            claim = msgspec.structs.replace(
+                spec.claim(own),
+                at=int(self._wall() * 1000),
+                run=now_run,
+                do=command.do,
+                why=command.why,
+            )
+            keys = {names.HEALTH: spec.claim_text(claim)}
+            if command.status or own.get(names.HEALTH_STATUS):
+                keys[names.HEALTH_STATUS] = command.status
+                keys[names.HEALTH_OUTPUT] = transport.clean(command.line)[:OUTPUT_SHOWN]
+            entry.expect()
+            try:
+                self._api.patch(entry.name, keys, etag)
+            except BaseException:
+                entry.unexpect()
+                raise
+        except errors.IncusError as error:
+            return _refusal(error) or _Answer(entry.name, refused, doubt=_doubtful(error))
+        self._writes += 1
+        return _Answer(entry.name, worker.Wrote(done=True, status=command.status, claim=claim))
+
+    # --- one round -------------------------------------------------------------------------------
+
+    def once(self, patience: float = 120.0) -> tuple[Round, ...]:
+        """Run every check once, and change nothing; what each gave, by name. `patience` in seconds.
+
+        Raises IncusError when the instances cannot be listed, Forbidden when the server says no.
+        """
+        rounds: list[Round] = []
+        under_way: set[str] = set()
+        for body in self._api.instances():
+            name = str(body.get("name", ""))
+            config = cast("Body", body.get("expanded_config") or body.get("config") or {})
+            asked = spec.read(name, config)
+            if asked.test and asked.watched and _POWER.get(str(body.get("status"))) == "running":
+                entry = self._entries[name] = _Entry(name, asked)
+                under_way.add(name)
+                self._probe(entry, worker.Probe(number=1), self._clock())
+            elif asked.problems and not asked.daemon:
+                rounds.append(Round(name=name, problems=asked.problems))
+        until = time.monotonic() + patience
+        while under_way and time.monotonic() < until:
+            with contextlib.suppress(queue.Empty):
+                message = self._inbox.get(timeout=1.0)
+                if isinstance(message, _Fault):
+                    raise message.error
+                if isinstance(message, _Probe):
+                    under_way.discard(message.name)
+                    problems = self._entries[message.name].asked.problems
+                    rounds.append(
+                        Round(name=message.name, result=message.result, problems=problems)
+                    )
+        self._cancel.set()
+        self._probe_lane.close()
+        rounds += [Round(name=name) for name in under_way]
+        return tuple(sorted(rounds, key=lambda one: one.name))
+
+
+# --- pieces ----------------------------------------------------------------------------------
+
+
+def order(asked: spec.Spec, marker: str, run: str = "") -> probes.Order:
+    """What is to be run for a check. The server adds the environment of image and instance by itself."""
+    environment = {"HOME": asked.home, "USER": asked.user}
+    return probes.Order(
+        instance=asked.name,
+        argv=asked.argv,
+        environment={key: value for key, value in environment.items() if value},
+        uid=asked.uid,
+        gid=asked.gid,
+        cwd=asked.cwd,
+        timeout_ms=asked.timeout_ms,
+        marker=marker,
+        run=run,
+    )
+
+
+def _refusal(error: errors.IncusError) -> _Fault | None:
+    """The end of all work, when the server says that this client may not; None for every other failure.
+
+    What a restricted project forbids to everybody (E_RESTRICTED) is a failure like others.
+    """
+    untrusted = isinstance(error, errors.Untrusted) or error.code == errors.Forbidden.code
+    return _Fault(error) if untrusted else None
+
+
+def _doubtful(error: errors.IncusError) -> bool:
+    """Whether the server was not there, or its answer was lost."""
+    return isinstance(error, errors.Unreachable | errors.TimedOut)
+
+
+def _promise(act: worker.Act, asked: spec.Spec) -> spec.Promise:
+    """What a successor has to finish when this daemon dies in between."""
+    if act == "kill":
+        return "" if asked.restart in ("", "no") else "restart"
+    return "stop" if act == "stop" else "restart"
+
+
+def _concerns(event: Body) -> bool:
+    """Whether an event may matter. Every probe is one of those that do not."""
+    metadata = cast("Body", event.get("metadata") or {})
+    return metadata.get("action") in _ACTIONS
+
+
+def _instance_name(metadata: Body) -> str:
+    """The instance that an event is about."""
+    path = urlsplit(str(metadata.get("source", ""))).path.split("/")
+    return unquote(path[3]) if len(path) > 3 and path[2] == "instances" else ""
+
+
+def _last_line(output: bytes) -> str:
+    """The last line that a probe wrote, without control characters."""
+    lines = output[-4096:].decode(errors="replace").split("\n")
+    return next((clean for line in reversed(lines) if (clean := transport.clean(line))), "")

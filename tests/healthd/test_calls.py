@@ -1,0 +1,129 @@
+"""The daemon's calls: gracefully first, then by force; what is there already is fine; holds are read."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from ic import errors, names
+from ic.healthd import calls
+from ic.journal import lease
+
+RUN_OBJECT = "ic.lock.{}.00000012.abcdef01"
+
+
+class Client:
+    """Keeps what it is asked, and fails where it is told to."""
+
+    def __init__(self, *failures: str) -> None:
+        self.failures = list(failures)
+        self.asked: list[tuple[str, str, Any]] = []
+        self.on_request: Any = None
+        self.profiles: list[dict[str, Any]] = []
+        self.log = b""
+
+    def call(self, method: str, path: str, query: Any, body: Any, *, timeout: float) -> None:
+        self.asked.append((method, path, body))
+        if self.failures and (text := self.failures.pop(0)):
+            raise errors.OperationFailed(f"cannot {body['action']} web: {text}")
+
+    def send(
+        self, method: str, path: str, query: Any, body: Any, *, etag: str, timeout: float
+    ) -> None:
+        self.asked.append((method, path, (body, etag)))
+
+    def get(self, path: str, query: Any) -> Any:
+        return self.profiles
+
+    def log_file(self, path: str, name: str, query: Any) -> bytes:
+        return self.log
+
+    def deeds(self) -> list[tuple[str, bool]]:
+        return [(body["action"], body.get("force", False)) for _, _, body in self.asked]
+
+
+def _calls(client: Client) -> calls.Calls:
+    return calls.Calls(cast("Any", client), "shop")
+
+
+def test_a_restart_is_graceful_then_by_force_then_a_start():
+    client = Client()
+    _calls(client).restart("web", 2_500)
+    assert client.asked == [
+        (
+            "PUT",
+            "/1.0/instances/web/state",
+            {"action": "restart", "timeout": 3, "force": False},
+        )
+    ]
+    client = Client("context deadline exceeded")
+    _calls(client).restart("web", 2_500)
+    assert client.deeds() == [("restart", False), ("restart", True)]
+    client = Client("not running", "not running")
+    _calls(client).restart("web", 2_500)
+    assert client.deeds() == [("restart", False), ("restart", True), ("start", False)]
+    client = Client()
+    _calls(client).restart("web", 0)
+    assert client.deeds() == [("restart", True)]
+
+
+def test_a_stop_is_graceful_then_by_force_and_without_grace_by_force():
+    client = Client("context deadline exceeded")
+    _calls(client).stop("web", 1_000)
+    assert client.deeds() == [("stop", False), ("stop", True)]
+    client = Client()
+    _calls(client).stop("web", 0)
+    assert client.deeds() == [("stop", True)]
+    client = Client("The instance is already stopped")
+    _calls(client).stop("web", 1_000)
+    assert client.deeds() == [("stop", False)]
+
+
+def test_a_start_of_what_runs_is_fine_and_one_in_vain_is_an_error():
+    _calls(Client("The instance is already running")).start("web")
+    with pytest.raises(errors.OperationFailed):
+        _calls(Client("no such file")).start("web")
+
+
+def test_keys_are_written_by_compare_and_swap():
+    client = Client()
+    _calls(client).patch("web", {"user.x": "1"}, '"abc"')
+    assert client.asked == [("PATCH", "/1.0/instances/web", ({"config": {"user.x": "1"}}, '"abc"'))]
+
+
+def test_an_exit_code_is_read_off_the_log():
+    client = Client()
+    client.log = b"lxc web 20261123 INFO error - error.c:1 - Child <7> ended on error (37)\n"
+    assert _calls(client).exit_code("web") == 37
+    client.log = b""
+    assert _calls(client).exit_code("web") is None
+
+
+def test_a_hold_is_the_newest_generation_and_held():
+    client = Client()
+    found = _calls(client)
+    name = RUN_OBJECT.format(names.short_hash("shop"))
+    assert lease.parse_name("shop", name) == (12, "abcdef01")
+    held = {names.HOLD: "somebody", names.HEARTBEAT: "3"}
+    client.profiles = [{"name": "default"}, {"name": name, "config": held}]
+    first = found.heartbeat("12")
+    assert first
+    assert found.heartbeat("11") == ""
+    held[names.HEARTBEAT] = "4"
+    assert found.heartbeat("12") not in ("", first)
+    held[names.HOLD] = lease.FREE
+    assert found.heartbeat("12") == ""
+
+
+def test_short_calls_are_heard_and_long_ones_are_not():
+    client = Client()
+    before: list[str] = []
+    client.on_request = lambda method, target, seconds: before.append(target)
+    found = _calls(client)
+    heard: list[float] = []
+    found.heard = heard.append
+    client.on_request("GET", "/1.0/instances/web", 0.25)
+    client.on_request("GET", "/1.0/operations/x/wait?timeout=30", 29.0)
+    assert heard == [250.0]
+    assert len(before) == 2

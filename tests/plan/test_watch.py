@@ -1,0 +1,205 @@
+"""Whether somebody has to watch, what the sidecar is to be, and when it is left alone; the rest is in cases/."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from ic import errors, names
+from ic.fields import switches
+from ic.plan import changes, desired, watch
+from ic.resources import kind, sidecar
+from tests.plan import world
+
+WATCHED = "name: shop\nservices:\n  web: {image: 'nginx:1', restart: always}\n"
+
+
+def settled(text: str = WATCHED) -> world.World:
+    """A stack that was applied."""
+    stack = world.load(text, "/srv/shop")
+    here = world.with_images(world.World(), stack)
+    return world.apply(here, world.plan(stack, here, world.options()))
+
+
+def sidecar_of(here: world.World, text: str = WATCHED, **given: Any) -> watch.Sidecar | None:
+    stack = world.load(text, "/srv/shop")
+    options = world.options(**given)
+    return desired.build(stack, here.recorded, here.observed, options).sidecar
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({}, ""),
+        ({names.RESTART: "no"}, ""),
+        ({names.RESTART: "on-failure:3"}, "restart: on-failure:3"),
+        ({names.HEALTH_TEST: "[]"}, "healthcheck"),
+        ({names.HEALTH_TEST: "[]", names.RESTART: "always"}, "healthcheck, restart: always"),
+        ({names.HEALTH_INTERVAL: "5s", names.HEALTH_STATUS: "healthy"}, ""),
+    ],
+)
+def test_what_needs_a_watcher(config: dict[str, str], reason: str) -> None:
+    assert watch.reason({("config", key): value for key, value in config.items()}) == reason
+
+
+def test_the_command_lines_image_goes_before_the_files() -> None:
+    file = switches.StackSwitches(image="file")
+    assert watch.reference(file, world.options(healthd_image="line")) == "line"
+    assert watch.reference(file, world.options()) == "file"
+    assert watch.reference(switches.StackSwitches(), world.options()) == sidecar.IMAGE
+
+
+def test_the_sidecar_has_no_card_no_port_and_runs_the_daemon_as_process_1() -> None:
+    found = sidecar_of(settled())
+    assert found is not None
+    fields = found.instance.fields
+    types = {path[1]: value for path, value in fields.items() if path[2:] == ("type",)}
+    assert types == {"root": "disk", "api": "proxy", "identity": "disk"}
+    assert fields["devices", "api", "listen"] == "unix:/dev/shm/ic-api.sock"
+    assert fields["devices", "api", "bind"] == "instance"
+    assert "lxc.init.cmd=python3 /ic.pyz healthd" in fields["config", "raw.lxc"].split("\n")
+    assert fields["config", "environment.IC_HEALTHD_PROJECT"] == "shop"
+    assert fields["config", "environment.MALLOC_ARENA_MAX"] == "1"
+    assert ("config", names.RESTART) not in fields
+    assert ("config", names.HEALTH_TEST) not in fields
+    assert not any("unix.socket" in value for value in fields.values())
+
+
+def test_a_server_out_of_sight_is_reached_as_it_was_set_up() -> None:
+    here = settled(WATCHED)
+    hidden = msgspec.structs.replace(here.facts, https_address=None, may_administer=False)
+    live = here.live[sidecar.ADDRESS]
+    fields = {**live.fields, ("devices", "api", "connect"): "tcp:10.9.8.7:9443"}
+    here = msgspec.structs.replace(
+        here,
+        facts=hidden,
+        live={**here.live, sidecar.ADDRESS: msgspec.structs.replace(live, fields=fields)},
+    )
+    found = sidecar_of(here)
+    assert found is not None
+    assert found.instance.fields["devices", "api", "connect"] == "tcp:10.9.8.7:9443"
+    assert found.https_address == ""
+
+
+def test_a_new_sidecar_reaches_a_server_out_of_sight_where_that_says_it_is() -> None:
+    stack = world.load(WATCHED, "/srv/shop")
+    here = world.with_images(world.World(), stack)
+    hidden = msgspec.structs.replace(
+        here.facts, https_address=None, addresses=("10.0.0.1:8443", "10.0.0.2:8443")
+    )
+    found = sidecar_of(msgspec.structs.replace(here, facts=hidden))
+    assert found is not None
+    assert found.instance.fields["devices", "api", "connect"] == "tcp:10.0.0.1:8443"
+
+
+def test_an_image_that_may_not_be_asked_for_is_said() -> None:
+    stack = world.load(WATCHED, "/srv/shop")
+    here = world.with_images(world.World(), stack)
+    images = {"nginx:1": here.facts.images["nginx:1"]}
+    here = msgspec.structs.replace(here, facts=msgspec.structs.replace(here.facts, images=images))
+    with pytest.raises(errors.PlanError, match="of the health daemon: it is not known yet"):
+        world.plan(stack, here, world.options())
+
+
+@pytest.mark.parametrize(
+    ("live", "state", "left"),
+    [
+        ({}, "watching", True),
+        ({"restart": "unless-stopped"}, "watching", True),
+        ({"restart": "on-failure:3"}, "watching", False),  # it may have given up
+        ({"restart": "no"}, "watching", False),
+        ({"exit_code": 0}, "watching", False),
+        ({"exit_code": 143}, "watching", False),  # somebody may have stopped it
+        ({"exit_code": 127}, "watching", False),
+        ({"exit_code": None}, "watching", False),
+        ({"want": "stopped"}, "watching", False),
+        ({}, "untrusted", False),
+        ({}, "unreachable", False),
+    ],
+)
+def test_what_is_left_to_the_running_daemon(
+    live: dict[str, Any], state: sidecar.Word, *, left: bool
+) -> None:
+    here = settled()
+    web = here.live["instance:web/1"]
+    restart = live.get("restart", "always")
+    ended = msgspec.structs.replace(
+        web,
+        power="Stopped",
+        exit_code=live.get("exit_code", 3),
+        fields={**web.fields, ("config", names.RESTART): restart},
+        stamp=kind.Stamp(want=live.get("want", "running")),
+    )
+    facts = msgspec.structs.replace(
+        here.facts, sidecar_state=sidecar.State(state=state, since=0, certificate="ce")
+    )
+    observed = msgspec.structs.replace(here, facts=facts).observed
+    assert watch.keeps_alive(ended, observed) == left
+    guard = msgspec.structs.replace(here.live[sidecar.ADDRESS], power="Stopped")
+    away = msgspec.structs.replace(observed, live={**observed.live, sidecar.ADDRESS: guard})
+    assert not watch.keeps_alive(ended, away)
+
+
+def test_nothing_but_what_waits_for_health_waits_for_the_sidecar() -> None:
+    text = (
+        "name: shop\nservices:\n  web: {image: 'nginx:1', restart: always}\n"
+        "  late: {image: 'nginx:1', depends_on: {db: {condition: service_healthy}}}\n"
+        "  db: {image: 'checked:1'}\n"
+    )
+    stack = world.load(text, "/srv/shop")
+    here = world.with_images(world.World(), stack)
+    here = msgspec.structs.replace(
+        here, facts=msgspec.structs.replace(here.facts, https_address="")
+    )
+    plan = world.plan(stack, here, world.options())
+    steps = {step.id: step for step in plan.steps}
+
+    def before(step: str) -> set[str]:
+        found: set[str] = set()
+        waiting = [step]
+        while waiting:
+            one = steps[waiting.pop()]
+            fresh = {*one.needs, *one.after} - found
+            found |= fresh
+            waiting += fresh
+        return found
+
+    guard = {step for step in steps if sidecar.INSTANCE in step or step.startswith("server:")}
+    assert not before("instance:web/1#start") & guard
+    assert not before("instance:db/1#start") & guard
+    assert before("instance:late/1#start") >= guard - {"image:" + sidecar.IMAGE + "#pull"}
+    deed = steps["instance:db/1#healthy"].deed
+    assert isinstance(deed, kind.AwaitHealthy)
+    assert deed.state_path == "/1.0/storage-pools/default/volumes/custom/ic-healthd"
+    assert deed.state_query == {"project": "shop"}
+
+
+def test_every_cut_of_the_set_up_is_finished_by_the_next_plan() -> None:
+    stack = world.load(WATCHED, "/srv/shop")
+    start = world.with_images(world.World(), stack)
+    start = msgspec.structs.replace(
+        start, facts=msgspec.structs.replace(start.facts, https_address="")
+    )
+    plan = world.plan(stack, start, world.options())
+    for done in range(1, len(plan.steps) + 1):
+        here = world.apply(start, plan, done)
+        again = world.plan(stack, here, world.options())
+        here = world.apply(here, again)
+        state = here.facts.sidecar_state
+        assert state is not None
+        assert state.state == "watching"
+        assert here.live[sidecar.ADDRESS].power == "Running"
+        rest = world.plan(stack, here, world.options())
+        assert not rest.changes, changes.render(rest)
+
+
+def test_every_cut_of_its_removal_leaves_nothing_behind_in_the_end() -> None:
+    here = settled()
+    plan = world.plan(None, here, world.options(mode="down"))
+    for done in range(len(plan.steps)):
+        rest = world.apply(here, plan, done)
+        rest = world.apply(rest, world.plan(None, rest, world.options(mode="down")))
+        assert not {sidecar.ADDRESS, sidecar.VOLUME_ADDRESS} & {*rest.live}
+        assert rest.facts.sidecar_state is None
