@@ -46,6 +46,9 @@ GIVEN: dict[str, object] = {
 }
 
 
+KNOWN = {"host_ip": "127.0.0.1", "format": "raw"}
+
+
 def document(where: str, key: str) -> dict[str, Any]:
     """A stack with a value of a key at a place such as `services.S.ports[]`, and what else it needs there."""
     root: dict[str, Any] = {
@@ -69,8 +72,8 @@ def document(where: str, key: str) -> dict[str, Any]:
         else:
             at[name] = needed
             at = needed
-    if key == "host_ip":
-        at[key] = "127.0.0.1"
+    if key in KNOWN:
+        at[key] = KNOWN[key]
     at.setdefault(key, GIVEN.get(key) if not where else samples.value(PAGE.place(where).keys[key]))
     return root
 
