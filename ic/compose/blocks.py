@@ -28,8 +28,8 @@ _WORD = r"[A-Za-z0-9_./$<(~+=^][^\s:,\[\]{}#&*!|>'\"%@`?]*"
 _KEY = re.compile(
     rf"(?:(?P<word>{_WORD})|\"(?P<double>[^\"\\\n]*)\"|'(?P<single>[^'\n]*)'):(?P<gap> +|\Z)"
 )
-_DOUBLE = re.compile(r'"((?:[^"\\]|\\["\\nrt])*)"')
-_SINGLE = re.compile(r"'((?:[^']|'')*)'")
+_DOUBLE = re.compile(r'"([^"\\]*(?:\\["\\nrt][^"\\]*){0,2000})"')
+_SINGLE = re.compile(r"'([^']*(?:''[^']*){0,2000})'(?!')")
 _END = re.compile(r" *(?: #.*)?\Z")
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _PLAIN = re.compile(
@@ -40,16 +40,23 @@ _ESCAPE = re.compile(r'\\(["\\nrt])')
 _ESCAPES = {'"': '"', "\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
 _FLOW = re.compile(
     r" *(?:(?P<open>[\[{])|(?P<close>[\]}])|(?P<comma>,)"
-    r"|\"(?P<double>(?:[^\"\\]|\\[\"\\nrt])*)\"|'(?P<single>(?:[^']|'')*)'"
+    r"|\"(?P<double>[^\"\\]*(?:\\[\"\\nrt][^\"\\]*){0,2000})\"|'(?P<single>[^']*(?:''[^']*){0,2000})'(?!')"
     r"|\*(?P<alias>[A-Za-z0-9_-]+)(?=[ ,\]}])"
     r"|(?P<plain>(?:[A-Za-z0-9_./$(<~+=^]|-(?=[A-Za-z0-9_./$-]))"
-    r"(?:[A-Za-z0-9_./$()<~+=^@%*&!-]|:(?=[A-Za-z0-9_./$-])| +(?=[A-Za-z0-9_./$(<~+=^@%-]))*))"
+    r"(?:[A-Za-z0-9_./$()<~+=^@%*&!-]+|:(?=[A-Za-z0-9_./$-])| +(?=[A-Za-z0-9_./$(<~+=^@%-])){0,2000}))"
 )
 _FLOW_CLOSE = re.compile(r" *[\]}]")
 _PREFIXED = frozenset({"double", "single", "alias"})
 _STYLES = {"plain": "", "double": '"', "single": "'"}
 _ENDED: Event = (END, 0, 0, "", "", None, None)
+# Repeated groups are bounded: the matcher remembers every turn.
+_DEEPEST = 200
+_MOST_EVENTS = 450_000  # of one line; no file may hold a third of it
 _LONGEST_KEY = 1000  # of YAML's 1024 characters
+
+
+class Endless(Exception):
+    """More values on one line than any file may hold."""
 
 
 class Odd(Exception):
@@ -298,6 +305,8 @@ class _Lines:
                 may = "comma"
             elif kind == "comma":
                 # What follows a comma must not be the end.
+                if len(out) > _MOST_EVENTS:
+                    raise Endless
                 if may != "comma" or _FLOW_CLOSE.match(line, column):
                     raise Odd
                 may = "item"
@@ -314,6 +323,8 @@ class _Lines:
                         (MAPPING if is_mapping else SEQUENCE, at, mine[0], "", "", None, mine[1])
                     )
                     opened.append("}" if is_mapping else "]")
+                    if len(opened) > _DEEPEST:
+                        raise Odd  # refused by the parser's reader, at its place
                     may = "item"
                 elif may == "item" and opened[-1] == "}":
                     column = self._flow_key(at, where, token, line)

@@ -100,6 +100,8 @@ def parse(content: bytes, file: str, report: tree.Report) -> list[tree.Node]:
     quick = tree.Report()
     try:
         found = _Builder(file, quick).documents(blocks.read(text))
+    except blocks.Endless:
+        raise _too_many(errors.Position(file, 1, 1)) from None
     except blocks.Odd:
         return _parsed(text, file, report)
     report.diagnostics.extend(quick.diagnostics)
@@ -127,19 +129,24 @@ _OPEN_QUOTE = re.compile(
     r"^[^'\"\n]*(?:(?:\"[^\"\n]*\"|'[^'\n]*')[^'\"\n]*)*['\"][^'\"\n]*$", re.MULTILINE
 )
 _ENTRY = re.compile(r"^ *(?:- *)*(?:[\w.-]+:(?: |$)|- )", re.MULTILINE | re.ASCII)
-_FLOW_VALUE = re.compile(r"^ *(?:- +|[\w.-]+: +)*[\[{]([^'\"#\n]*)$", re.MULTILINE | re.ASCII)
+_FLOW_START = re.compile(r"^ *(?:- +|[\w.-]+: +){1,9}[\[{]", re.MULTILINE | re.ASCII)
+_NO_ITEM = re.compile(r"['\"#:\[{]")
 
 
 def _holds_too_much(text: str) -> bool:
     """Whether a text has too many values for sure, told without reading it; else the builder counts."""
     if text.count("\n") > NODE_LIMIT and not _BLOCK_SCALAR.search(text):
         beyond = next(itertools.islice(_ENTRY.finditer(text), NODE_LIMIT, None), None)
-        if beyond is None:
-            return False
-        has_quotes = text.find("'", 0, beyond.end()) >= 0 or text.find('"', 0, beyond.end()) >= 0
-        return not has_quotes or not _OPEN_QUOTE.search(text, 0, beyond.end())
+        if beyond is not None:
+            end = beyond.end()
+            has_quotes = text.find("'", 0, end) >= 0 or text.find('"', 0, end) >= 0
+            return not has_quotes or not _OPEN_QUOTE.search(text, 0, end)
     if text.count(",") > NODE_LIMIT and not _BLOCK_SCALAR.search(text):
-        return any(one[1].count(",") > NODE_LIMIT for one in _FLOW_VALUE.finditer(text))
+        for start in itertools.islice(_FLOW_START.finditer(text), 20):
+            odd = _NO_ITEM.search(text, start.end())
+            end = odd.start() if odd else len(text)
+            if text.count(",", start.end(), end) > NODE_LIMIT:
+                return not _OPEN_QUOTE.search(text, 0, start.start())
     return False
 
 
