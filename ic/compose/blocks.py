@@ -295,9 +295,8 @@ class _Lines:
             kind = token.lastgroup or ""
             column = token.end()
             if kind == "close":
-                if opened[-1] != token["close"] or may == "value":
+                if opened.pop() != token["close"] or may == "value":
                     raise Odd
-                opened.pop()
                 out.append(_ENDED)
                 if not opened:
                     self.wants = None
@@ -305,52 +304,58 @@ class _Lines:
                 may = "comma"
             elif kind == "comma":
                 # What follows a comma must not be the end.
-                if len(out) > _MOST_EVENTS:
-                    raise Endless
                 if may != "comma" or _FLOW_CLOSE.match(line, column):
                     raise Odd
                 may = "item"
-            elif may == "comma":
+            elif may == "comma" or len(opened) > _DEEPEST:
                 raise Odd
+            elif kind == "open":
+                where = (at, token.start(kind)) if opened else (at, start)
+                self._flow_open(token, where, None if opened else anchor, opened, may)
+                may = "item"
             else:
-                where = token.start(kind) - (kind in _PREFIXED)
-                if kind == "open":
-                    if may == "item" and opened and opened[-1] == "}":
-                        raise Odd
-                    mine = (start, anchor) if not opened else (where, None)
-                    is_mapping = token["open"] == "{"
-                    out.append(
-                        (MAPPING if is_mapping else SEQUENCE, at, mine[0], "", "", None, mine[1])
-                    )
-                    opened.append("}" if is_mapping else "]")
-                    if len(opened) > _DEEPEST:
-                        raise Odd  # refused by the parser's reader, at its place
-                    may = "item"
-                elif may == "item" and opened[-1] == "}":
-                    column = self._flow_key(at, where, token, line)
-                    may = "value"
-                else:
-                    self._flow_value(at, where, token, line)
-                    may = "comma"
+                where = (at, token.start(kind) - (kind in _PREFIXED))
+                is_key = may == "item" and opened[-1] == "}"
+                column = (self._flow_key if is_key else self._flow_value)(where, token, line)
+                may = "value" if is_key else "comma"
 
-    def _flow_key(self, at: int, where: int, token: re.Match[str], line: str) -> int:
+    def _flow_open(
+        self,
+        token: re.Match[str],
+        where: tuple[int, int],
+        anchor: str | None,
+        opened: list[str],
+        may: str,
+    ) -> None:
+        if may == "item" and opened and opened[-1] == "}":
+            raise Odd
+        if len(self.out) > _MOST_EVENTS:
+            raise Endless
+        is_mapping = token["open"] == "{"
+        self.out.append((MAPPING if is_mapping else SEQUENCE, *where, "", "", None, anchor))
+        opened.append("}" if is_mapping else "]")
+
+    def _flow_key(self, where: tuple[int, int], token: re.Match[str], line: str) -> int:
         end = token.end()
         kind = token.lastgroup or ""
-        if kind == "alias" or line[end : end + 2] != ": " or end - where > _LONGEST_KEY:
+        if kind == "alias" or line[end : end + 2] != ": " or end - where[1] > _LONGEST_KEY:
             raise Odd
         style = _STYLES[kind]
-        self.out.append((SCALAR, at, where, _unquoted(token[kind], style), style, None, None))
+        self.out.append((SCALAR, *where, _unquoted(token[kind], style), style, None, None))
         return end + 2
 
-    def _flow_value(self, at: int, where: int, token: re.Match[str], line: str) -> None:
+    def _flow_value(self, where: tuple[int, int], token: re.Match[str], line: str) -> int:
         kind = token.lastgroup or ""
+        if len(self.out) > _MOST_EVENTS:
+            raise Endless
         if kind == "alias":
-            self.out.append((ALIAS, at, where, token["alias"], "", None, None))
-            return
+            self.out.append((ALIAS, *where, token["alias"], "", None, None))
+            return token.end()
         if line[token.end() : token.end() + 1] == ":":
             raise Odd
         style = _STYLES[kind]
-        self.out.append((SCALAR, at, where, _unquoted(token[kind], style), style, None, None))
+        self.out.append((SCALAR, *where, _unquoted(token[kind], style), style, None, None))
+        return token.end()
 
 
 def _unquoted(text: str, style: str) -> str:

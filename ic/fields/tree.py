@@ -59,6 +59,9 @@ class Node:
         return self.data.get(key) if isinstance(self.data, dict) else None
 
 
+MOST_ERRORS = 1_000  # that are told; who has more has seen enough
+
+
 class Report:
     """Collects diagnostics while a document is read; the one thing that the stages add to.
 
@@ -70,6 +73,7 @@ class Report:
         self.lenient = lenient
         self._told: set[str] = set()
         self._said: set[tuple[str, errors.Position | None]] = set()
+        self._errors = 0
         self.faulty: set[errors.Position] = (
             set()
         )  # values that could not be made: no second error there
@@ -78,7 +82,7 @@ class Report:
         self, code: str, summary: str, position: errors.Position | None, hint: str = ""
     ) -> None:
         """Note an error."""
-        if position in self.faulty:
+        if position in self.faulty or self._errors >= MOST_ERRORS:
             return
         self._add("error", code, summary, position, hint)
 
@@ -104,6 +108,7 @@ class Report:
         if position is not None and said in self._said:
             return
         self._said.add(said)
+        self._errors += severity == "error"
         self.diagnostics.append(
             errors.Diagnostic(
                 severity=severity, code=code, summary=summary, position=position, hint=hint
@@ -359,8 +364,13 @@ def unsupported(what: str, position: errors.Position | None, report: Report) -> 
 def nearest_hint(given: str, known: Iterable[str]) -> str:
     """`did you mean X?` for the nearest known word, or nothing when none is near."""
     best, least = "", 3 if len(given) > 4 else 2
+    word = given.lower().replace("-", "_")
+    letters = set(word)
     for one in known:
-        distance = _distance(given.lower().replace("-", "_"), one.lower().replace("-", "_"), least)
+        # Each edit brings or takes one letter at most, or changes one into another.
+        if len(letters.symmetric_difference(one.lower())) > 2 * least:
+            continue
+        distance = _distance(word, one.lower().replace("-", "_"), least)
         if distance < least:
             best, least = one, distance
     return f"did you mean {best!r}?" if best else ""
