@@ -329,6 +329,8 @@ class _Walk:
                     elif not key.loose:
                         self._bad_name(node, name)
                         continue
+                    elif names.types is not None and type(one.data) not in names.types:
+                        below = Key(names.types)  # nothing more is asked of what has such a name
                 if below is None:
                     if not key.loose and not (key.extensions and name.startswith("x-")):
                         self._unknown(node, name, key)

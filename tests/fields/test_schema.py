@@ -18,6 +18,7 @@ KEY = schema.mapping(
         "items": schema.listing(INNER),
         "named": schema.named(INNER, schema.NAME),
         "pairs": schema.pairs(),
+        "loose": schema.named(INNER, schema.NAME, loose=True),
         "closed": schema.mapping({"a": schema.text()}, extensions=False, required=("a",)),
     },
     newer=("future",),
@@ -34,7 +35,7 @@ def said(text: str) -> list[str]:
     "text",
     [
         "{}", "text: abc", "flag: true", "flag: maybe", "many: [a, b]", "inner: {size: 9, word: two}",
-        "inner: {size: 3.0}", "items: [{size: 1}, {}]", "named: {a.b-c_1: {size: 1}}", "x-any: [1]",
+        "inner: {size: 3.0}", "items: [{size: 1}, {}]", "named: {a.b-c_1: {size: 1}}", "x-any: [1]", "loose: {'a b': {any: 1}}",
         "inner: {x-any: 1}", "pairs: {a: 1, b: null, c: true}", "pairs: [a=1, b]", "closed: {a: b}",
     ],
 )  # fmt: skip
@@ -57,6 +58,7 @@ def test_what_is_allowed(text: str) -> None:
         ("inner: {wrd: one}", "E_UNKNOWN_KEY inner has the unknown key 'wrd' did you mean 'word'?"),
         ("items: [{}, {word: tow}]", "E_VALUE items[1].word must be one of one, two, not 'tow' did you mean 'two'?"),
         ("named: {'a b': {}}", "E_NAME named has the name 'a b': letters, digits, '.', '_' and '-' are allowed"),
+        ("loose: {'a b': x}", "E_TYPE loose.a b must be a mapping, not text"),
         ("named: {'': {}}", "E_NAME named has an empty name"),
         ("pairs: {'': 1}", "E_NAME pairs has an empty name"),
         ("pairs: {a: []}", "E_TYPE pairs.a must be a number, true or false or text, not a list"),
