@@ -141,7 +141,7 @@ SCHEMA: dict[str, schema.Key] = {
 
 _HEALTH_DURATIONS = ("timeout", "interval", "start_period", "start_interval")
 _RESTARTS = ("no", "always", "unless-stopped", "on-failure")
-_RETRIES = re.compile(r"on-failure:\d{1,6}", re.ASCII)
+_RETRIES = r"on-failure:\d{1,6}"
 _SIGNALS = frozenset(
     [
         "HUP",
@@ -183,7 +183,7 @@ _SIGNALS = frozenset(
         "RTMAX",
     ]
 )
-_REAL_TIME = re.compile(r"RT(MIN\+|MAX-)\d{1,2}", re.ASCII)
+_REAL_TIME = r"RT(MIN\+|MAX-)\d{1,2}"
 
 
 def normalize(service: tree.Node, where: str, report: tree.Report) -> Lifecycle:
@@ -252,7 +252,7 @@ def faults(section: Lifecycle) -> list[tuple[str, str, str]]:
     """What could not run, and is no mistake of form: key, reason and hint of each."""
     found: list[tuple[str, str, str]] = []
     restart, signal = section.restart, section.stop_signal
-    if restart and restart not in _RESTARTS and not _RETRIES.fullmatch(restart):
+    if restart and restart not in _RESTARTS and not re.fullmatch(_RETRIES, restart, re.ASCII):
         known = ", ".join(_RESTARTS)
         reason = f"{restart!r} is none of {known} and on-failure:TIMES"
         found.append(("restart", reason, tree.nearest_hint(restart, _RESTARTS)))
@@ -269,7 +269,7 @@ def faults(section: Lifecycle) -> list[tuple[str, str, str]]:
 def _is_signal(text: str) -> bool:
     name = text.upper().removeprefix("SIG")
     number = int(name) if name.isdecimal() and len(name) < 4 else 0
-    return name in _SIGNALS or 1 <= number <= 64 or bool(_REAL_TIME.fullmatch(name))
+    return name in _SIGNALS or 1 <= number <= 64 or bool(re.fullmatch(_REAL_TIME, name, re.ASCII))
 
 
 def _duration(node: tree.Node | None, where: str, report: tree.Report) -> int | None:

@@ -126,7 +126,7 @@ SCHEMA: dict[str, schema.Key] = {
     ),
     "scale": schema.whole(),
 }
-_CONTAINER_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_CONTAINER_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"
 
 
 def normalize(service: tree.Node, where: str, report: tree.Report) -> Placement:
@@ -148,7 +148,7 @@ def faults(section: Placement) -> list[tuple[str, str, str]]:
     """What could not run: key, reason and hint of each."""
     found: list[tuple[str, str, str]] = []
     name = section.container_name
-    if name and not _CONTAINER_NAME.fullmatch(name):
+    if name and not re.fullmatch(_CONTAINER_NAME, name):
         reason = f"{name!r} may hold letters, digits, '_', '.' and '-' only"
         found.append(("container_name", reason, ""))
     if "" in section.labels:

@@ -45,7 +45,8 @@ _WORDS: tuple[tuple[type, str], ...] = (
 class Key:
     """What may stand at one place. Everything is optional; without `types` anything may.
 
-    `told` says what a text lacks that does not fit the `pattern`, `near` are words that it may have meant.
+    Patterns are compiled when they are first needed, not at import. `told` says what a text lacks that does
+    not fit the `pattern`, `near` are words that it may have meant.
     `keys` are the names of a closed mapping, `names` is what every name of an open one leads to, `item` what
     a list holds. `loose` lets other names stand beside those, unread, `tolerant` with a warning. `newer`
     are keys that the published specification has and docker compose 2.40.3 has not.
@@ -109,14 +110,14 @@ class Key:
     ) -> None:
         self.types = types
         self.enum = enum
-        self.pattern = re.compile(pattern) if pattern else None
+        self.pattern = pattern
         self.told = told
         self.near = near
         self.low = low
         self.high = high
         self.keys = keys
         self.names = names
-        self.name_pattern = re.compile(name_pattern) if name_pattern else None
+        self.name_pattern = name_pattern
         self.extensions = extensions
         self.loose = loose
         self.tolerant = tolerant
@@ -140,8 +141,6 @@ class Key:
         given: dict[str, object] = {
             name: getattr(self, name) for name in self.__slots__ if name != "stages"
         }
-        given["pattern"] = self.pattern.pattern if self.pattern else ""
-        given["name_pattern"] = self.name_pattern.pattern if self.name_pattern else ""
         return Key(**(given | changes))  # pyright: ignore[reportArgumentType]
 
     def below(self, name: str) -> Key | None:
@@ -181,13 +180,13 @@ def to_boolean(text: str) -> tree.Scalar:
     return found
 
 
-_INTEGER = re.compile(r"[+-]?[0-9]+")
-_FLOAT = re.compile(r"[+-]?([0-9](_?[0-9])*\.?([0-9](_?[0-9])*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_INTEGER = r"[+-]?[0-9]+"
+_FLOAT = r"[+-]?([0-9](_?[0-9])*\.?([0-9](_?[0-9])*)?|\.[0-9]+)([eE][+-]?[0-9]+)?"
 
 
 def to_integer(text: str) -> tree.Scalar:
     """A whole number of 64 bits. Raises ValueError."""
-    if not _INTEGER.fullmatch(text) or len(text) > 20 or not -(2**63) <= int(text) < 2**63:
+    if not re.fullmatch(_INTEGER, text) or len(text) > 20 or not -(2**63) <= int(text) < 2**63:
         raise ValueError("must be a whole number")
     return int(text)
 
@@ -196,7 +195,7 @@ def to_float(text: str) -> tree.Scalar:
     """A number. Raises ValueError."""
     if text.lower().lstrip("+-") in {"inf", "infinity", "nan"}:
         return float(text)
-    if not _FLOAT.fullmatch(text) or len(text) > 400:
+    if not re.fullmatch(_FLOAT, text) or len(text) > 400:
         raise ValueError("must be a number")
     return float(text)
 
@@ -324,7 +323,7 @@ class _Walk:
             below = keys.get(name) if keys is not None else None
             if below is None:
                 if names is not None and not (key.extensions and name.startswith("x-")):
-                    if key.name_pattern is None or key.name_pattern.search(name):
+                    if not key.name_pattern or re.search(key.name_pattern, name):
                         below = names
                     elif not key.loose:
                         self._bad_name(node, name)
@@ -404,7 +403,7 @@ class _Walk:
                     node.position,
                     tree.nearest_hint(data, key.enum),
                 )
-            elif key.pattern is not None and not key.pattern.search(data):
+            elif key.pattern and not re.search(key.pattern, data):
                 self.report.error(
                     tree.VALUE,
                     f"{self.where()}: {data!r} {key.told}",

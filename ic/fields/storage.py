@@ -187,7 +187,7 @@ def parse_mount(spec: str, position: errors.Position) -> tree.Node:
         raise ValueError(f"{spec!r} has too many colons")
     source = parts[0] if len(parts) > 1 else ""
     on_host = bool(source) and (
-        source[0] in "./~" or source.startswith("\\\\") or bool(_DRIVE_PATH.match(source))
+        source[0] in "./~" or source.startswith("\\\\") or bool(re.match(_DRIVE_PATH, source))
     )
     options = parts[2].split(",") if len(parts) == 3 else []
     access = [one for one in options if one in ("ro", "rw")]
@@ -241,7 +241,7 @@ def _split(spec: str) -> list[str]:
     return [*parts, part]
 
 
-_DRIVE_PATH = re.compile(r"[^\W\d_]:")
+_DRIVE_PATH = r"[^\W\d_]:"
 
 
 def _target(text: str) -> str:
@@ -292,7 +292,7 @@ def _mode(node: tree.Node | None, where: str, report: tree.Report) -> int | None
     if node is None:
         return None
     data = node.data
-    if isinstance(data, str) and _OCTAL.fullmatch(data):
+    if isinstance(data, str) and re.fullmatch(_OCTAL, data):
         return int(data, 8)
     value = tree.integer(node, where, report)
     if value is not None and not 0 <= value <= 0o7777:
@@ -301,7 +301,7 @@ def _mode(node: tree.Node | None, where: str, report: tree.Report) -> int | None
     return value
 
 
-_OCTAL = re.compile(r"0?[0-7]{1,4}")
+_OCTAL = r"0?[0-7]{1,4}"
 
 
 def _tmpfs_entry(node: tree.Node, where: str, report: tree.Report) -> Mount | None:
@@ -321,7 +321,7 @@ def _tmpfs_entry(node: tree.Node, where: str, report: tree.Report) -> Mount | No
             if name == "size":
                 size = None if value == "0" else units.size_bytes(value)
             elif name == "mode":
-                if not _OCTAL.fullmatch(value):
+                if not re.fullmatch(_OCTAL, value):
                     raise ValueError(f"{value!r} is not a file mode")
                 mode = int(value, 8)
             elif name in ("ro", "rw"):

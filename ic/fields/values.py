@@ -49,14 +49,14 @@ def _reason(read: Callable[[str], int], node: tree.Node) -> str:
     return ""
 
 
-_OCTAL = re.compile(r"[+-]?[0-7]{1,21}")
-_FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_OCTAL = r"[+-]?[0-7]{1,21}"
+_FLOAT = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 
 
 def mode(node: tree.Node) -> str:
     """A file mode: octal digits as text, or a whole number."""
     data = node.data
-    if isinstance(data, str) and not _OCTAL.fullmatch(data):
+    if isinstance(data, str) and not re.fullmatch(_OCTAL, data):
         return f'{data!r} is not a file mode; write it like "0440"'
     if isinstance(data, float):
         return f"{data} is not a file mode"
@@ -92,7 +92,7 @@ def text(node: tree.Node) -> str:
 def float_text(node: tree.Node) -> str:
     """A number, also as text."""
     data = node.data
-    if isinstance(data, str) and not _FLOAT.fullmatch(data):
+    if isinstance(data, str) and not re.fullmatch(_FLOAT, data):
         return f"{data!r} is not a number"
     return ""
 
