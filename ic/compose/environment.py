@@ -118,7 +118,9 @@ class _Files:
         known = dict(texts)
         node = service.child("env_file")
         for item in node.data if node is not None and isinstance(node.data, list) else []:
-            for name, value in self._env_file(item, lookup, known).items():
+            values = self._env_file(item, lookup, known)
+            self.report.make(len(values), f"{self.where}.env_file", item.position)
+            for name, value in values.items():
                 known[name] = value
                 found[name] = tree.Node(value, item.position)
         merged = {**found, **own}

@@ -90,6 +90,8 @@ class _Chains:
         self.join = join
         self.report = report
         self.done: dict[tuple[str, str], tree.Node] = {}
+        self.sizes: dict[int, int] = {}
+        self.kept: list[tree.Node] = []  # so that an id stays that of one node
 
     def resolved(self, name: str, service: tree.Node, source: Source) -> tree.Node | None:
         """A service with what it extends; None after a fault was reported."""
@@ -118,6 +120,7 @@ class _Chains:
         for link in reversed(links):
             base = self._joined(base, link)
             self.done[link.source.file, link.name] = base
+            self.kept.append(base)
         return base
 
     def _joined(self, base: tree.Node, link: Link) -> tree.Node:
@@ -125,6 +128,7 @@ class _Chains:
             return link.service
         where = f"services.{link.name}"
         own = graft.without(link.service, "extends")
+        self.report.make(graft.size(base, self.sizes), where, link.extends.position)
         base = graft.without_marks(base)
         for name, *path in link.source.drops:
             if name == link.name and path:

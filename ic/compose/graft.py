@@ -93,6 +93,18 @@ def _is(one: tree.Node, other: tree.Node) -> bool:
     return one is other
 
 
+def size(node: tree.Node, known: dict[int, int]) -> int:
+    """How many values a tree has, with every alias spread out; `known` keeps those of shared ones."""
+    data = node.data
+    if not isinstance(data, (dict, list)):
+        return 1
+    found = known.get(id(node))
+    if found is None:
+        items = data.values() if isinstance(data, dict) else data
+        found = known[id(node)] = 1 + sum(size(one, known) for one in items)
+    return found
+
+
 def same(one: tree.Node, other: tree.Node) -> bool:
     """Whether two trees hold the same values; a number is not the text of it, true is not 1."""
     if one is other:

@@ -66,7 +66,9 @@ def _long_ports(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
         if not isinstance(data, (str, int)) or isinstance(data, bool):
             continue
         try:
-            listed += [forms.made(item.position, **one) for one in parse_ports(str(data))]
+            ports = parse_ports(str(data))
+            report.make(5 * (len(ports) - 1), label, item.position)
+            listed += [forms.made(item.position, **one) for one in ports]
         except ValueError as problem:
             if report.lenient:
                 return node
@@ -183,7 +185,7 @@ SCHEMA: dict[str, schema.Key] = {
     ),
     "ports": schema.listing(_PORT, distinct=True, index=_port_index, long=_long_ports),
 }
-_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?")
+_HOST_NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?"
 
 
 def normalize(service: tree.Node, where: str, report: tree.Report) -> Networking:
@@ -199,7 +201,7 @@ def normalize(service: tree.Node, where: str, report: tree.Report) -> Networking
 def faults(section: Networking) -> list[tuple[str, str, str]]:
     """What could not run: key, reason and hint of each."""
     host = section.hostname
-    if host and _HOST_NAME.fullmatch(host) is None:
+    if host and re.fullmatch(_HOST_NAME, host) is None:
         return [("hostname", f"{host!r} is not a host name", "")]
     return []
 

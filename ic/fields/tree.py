@@ -60,6 +60,7 @@ class Node:
 
 
 MOST_ERRORS = 1_000  # that are told; who has more has seen enough
+MOST_MADE = 500_000  # values that ranges, env files and extends may bring beside those written
 
 
 class Report:
@@ -74,6 +75,7 @@ class Report:
         self._told: set[str] = set()
         self._said: set[tuple[str, errors.Position | None]] = set()
         self._errors = 0
+        self._made = 0
         self.faulty: set[errors.Position] = (
             set()
         )  # values that could not be made: no second error there
@@ -85,6 +87,20 @@ class Report:
         if position in self.faulty or self._errors >= MOST_ERRORS:
             return
         self._add("error", code, summary, position, hint)
+
+    def make(self, count: int, where: str, position: errors.Position | None) -> None:
+        """Count values that were not written one by one. Raises ComposeError when they are too many."""
+        self._made += count
+        if self._made > MOST_MADE:
+            summary = (
+                f"{where}: ranges of ports, env files and extends make over {MOST_MADE} values"
+            )
+            one = errors.Diagnostic(
+                severity="error", code="E_LIMIT", summary=summary, position=position
+            )
+            raise errors.ComposeError(
+                f"cannot read the stack: {summary}", diagnostics=(one,), code="E_LIMIT"
+            )
 
     def warn(
         self, code: str, summary: str, position: errors.Position | None, *, once: str = ""
@@ -205,7 +221,7 @@ def boolean(node: Node | None, where: str, report: Report, *, default: bool = Fa
     return default
 
 
-_INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+_INTEGER = r"[+-]?\d{1,18}"
 
 
 def integer(node: Node | None, where: str, report: Report) -> int | None:
@@ -217,7 +233,7 @@ def integer(node: Node | None, where: str, report: Report) -> int | None:
         return data
     if isinstance(data, float) and data.is_integer():
         return int(data)
-    if isinstance(data, str) and _INTEGER.fullmatch(data):
+    if isinstance(data, str) and re.fullmatch(_INTEGER, data, re.ASCII):
         return int(data)
     wrong_type(node, where, report, "a whole number")
     return None

@@ -520,3 +520,23 @@ def test_broken_files_are_all_told(tmp_path: pathlib.Path) -> None:
     with pytest.raises(errors.ComposeError) as caught:
         load(tmp_path, files=("a.yaml", "b.yaml"))
     assert [str(one.position) for one in caught.value.diagnostics] == ["a.yaml:1:5", "b.yaml:2:1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "files"),
+    [
+        ("services: {a: {image: i, ports: [" + ", ".join(
+            f"'{i}.0.0.1:1-65535:1-65535'" for i in range(1, 3)) + "]}}", {}),
+        ("services: {" + ", ".join(f"s{i}: {{image: i, env_file: e}}" for i in range(30)) + "}",
+         {"e": "".join(f"V{i}=x\n" for i in range(20_000))}),
+        ("services:\n  b: {image: i, labels: {" + ", ".join(f"k{i}: v" for i in range(5000)) + "}}\n"
+         + "".join(f"  s{i}: {{extends: b, labels: {{x: y}}}}\n" for i in range(110)), {}),
+    ],
+    ids=["ports", "env files", "extends"],
+)  # fmt: skip
+def test_what_grows_beyond_its_files_is_refused(
+    tmp_path: pathlib.Path, text: str, files: dict[str, str]
+) -> None:
+    error = stacks.refused(tmp_path, text, texts=files)
+    assert error.code == "E_LIMIT"
+    assert "make over 500000 values" in error.summary
