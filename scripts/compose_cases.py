@@ -94,8 +94,7 @@ def case(name: str) -> Case:
 
 
 def _ordered(args: tuple[str, ...], text: str) -> str:
-    lists = _UNORDERED.intersection(word.partition("=")[0] for word in args)
-    unordered = lists and "--format" not in args
+    unordered = _UNORDERED.intersection(word.partition("=")[0] for word in args)
     return "".join(sorted(text.splitlines(keepends=True))) if unordered else text
 
 
@@ -254,13 +253,16 @@ def in_table() -> list[str]:
 
 
 def table(path: str) -> dict[str, dict[str, Any]]:
-    """Ask docker compose for the table, twice; what it does differently each time is left out."""
+    """Ask docker compose for the table, twice, in two places; what differs then is not recorded.
+
+    A digest of absolute paths is the most common such run.
+    """
 
     def asked(name: str) -> tuple[str, dict[str, str]]:
         found: dict[str, str] = {}
-        with tempfile.TemporaryDirectory() as top:
+        with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
             for flags, args in runs(name):
-                both = {outcome(run(name, Path(top), binary(path), args)) for _ in range(2)}
+                both = {outcome(run(name, Path(top), binary(path), args)) for top in (one, other)}
                 if len(both) == 1:
                     found[flags] = both.pop()
         return name, found

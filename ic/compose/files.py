@@ -43,7 +43,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     `services` are those named as arguments: their profiles become active. `for_running` also makes the checks
     that matter only when the stack is to run (host ports published twice); `ic config` leaves them out.
     `companions` takes NAME.incus.yaml beside each file; None leaves it to IC_INCUS_FILES. The last six are
-    what `ic config` can leave out; without `interpolate` only the tree of the stack is made.
+    what `ic config` can leave out; without `interpolate` only the tree of the stack is made, or with `whole`
+    all that can be made of it.
     """
 
     files: tuple[str, ...] = ()
@@ -56,6 +57,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     for_running: bool = True
     companions: bool | None = None
     interpolate: bool = True
+    whole: bool = False
     normalize: bool = True
     resolve_paths: bool = True
     consistency: bool = True

@@ -83,7 +83,7 @@ def _stack_of(
 ) -> model.Stack:
     """The stack of a tree in normal form, checked across; raises ComposeError with every mistake."""
     options, found, disk, report = loading.options, loading.found, loading.disk, loading.report
-    if not options.interpolate:
+    if not (options.interpolate or options.whole):
         _stop_if_failed(report)
         return model.Stack(name=name, working_dir=found.directory, services={}, tree=root)
     profiles = _profiles(options, variables)

@@ -35,7 +35,7 @@ Document = dict[str, Value]
 class Row:
     """How one key is printed."""
 
-    __slots__ = ("drops_empty", "json_name", "keeps_empty", "name", "order", "read")
+    __slots__ = ("drops_empty", "json_name", "keeps_empty", "name", "order", "read", "zero")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Row:
         self.read = read
         self.drops_empty = mark not in ("?", "~", "!")
         self.keeps_empty = mark == "*"  # in JSON
+        self.zero: Value = None  # what stands for an empty value that stands all the same
 
 
 class Shape:
@@ -76,6 +77,8 @@ def printed(values: Mapping[str, Value], shape: Shape, *, json: bool) -> Documen
                 extensions[key] = value
         elif value is not None:
             made = row.read(value, form)
+            if not made and row.zero is not None:
+                made = row.zero
             if made is None or (not made and row.drops_empty and not (json and row.keeps_empty)):
                 continue
             found.append((row.order, row.json_name if json else row.name, made))
@@ -422,6 +425,7 @@ def _shape(name: str, rows: str, *, extended: bool = True) -> Shape:
             read = _KINDS[kind] if kind in _KINDS else _one(_SHAPES[kind])
         shape.rows[key] = Row(order, (key, json_name or key), read, mark)
         if mark == "!":
+            shape.rows[key].zero = _ZERO[kind]
             shape.always.append((order, key, json_name or key, _ZERO[kind]))
             shape.always_in_json.append(shape.always[-1])
         elif mark == "~":

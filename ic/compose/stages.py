@@ -72,3 +72,12 @@ def values(node: tree.Node, report: tree.Report) -> None:
             report.error(tree.VALUE, f"{where}: {reason}", here.position)
 
     schema.visit(node, model.STACK, "fault", one)
+    services = node.child("services")
+    data = services.data if services is not None else None
+    for name, service in data.items() if isinstance(data, dict) else ():
+        for key in ("ports", "volumes"):
+            listed = service.child(key)
+            items = listed.data if listed is not None and isinstance(listed.data, list) else []
+            for at, item in enumerate(items):
+                if isinstance(item.data, str):  # a variable in it was not filled in
+                    tree.wrong_type(item, f"services.{name}.{key}[{at}]", report, "a mapping")

@@ -70,6 +70,8 @@ def printed(key: str, value: object, *, json: bool = False) -> Any:
          [{"type": "tmpfs", "tmpfs": {"size": "1024", "mode": 8}}]),
         ("blkio_config", {"weight_device": [{"path": "/d"}]},
          {"weight_device": [{"path": "/d", "weight": 0}]}),
+        ("blkio_config", {"device_read_bps": [{"path": "/d", "rate": 1.5}]},
+         {"device_read_bps": [{"path": "/d", "rate": "0"}]}),
         ("no_such_key", 1, "left out"),
         ("x-a", {"b": [], "a": 1}, {"a": 1, "b": []}),
     ],

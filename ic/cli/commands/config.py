@@ -115,11 +115,13 @@ def _load(
     *,
     interpolate: bool = True,
     env_files: bool = True,
+    whole: bool = True,
 ) -> model.Stack:
     stack = session.stack(
         tuple(services),
         for_running=False,
         interpolate=interpolate,
+        whole=whole,
         normalize=not (arguments.no_normalize or session.options.compatibility),
         resolve_paths=not arguments.no_path_resolution,
         consistency=not arguments.no_consistency,
@@ -169,7 +171,13 @@ def _document(session: sessions.Session, arguments: argparse.Namespace) -> None:
     json = arguments.format == "json"
     interpolate = not arguments.no_interpolate
     named: list[str] = arguments.services
-    stack = _load(session, arguments, named if interpolate else (), interpolate=interpolate)
+    stack = _load(
+        session,
+        arguments,
+        named if interpolate else (),
+        interpolate=interpolate,
+        whole=interpolate,
+    )
     if arguments.format not in ("", "yaml", "json"):
         raise errors.UsageError(
             f"cannot print as {arguments.format!r}: no such format", hint="yaml or json"
@@ -230,7 +238,7 @@ def _list(session: sessions.Session, arguments: argparse.Namespace, only: str) -
     if only == "services" and arguments.no_interpolate:
         from ic.compose import canonical
 
-        stack = _load(session, arguments, interpolate=False, env_files=False)
+        stack = _load(session, arguments, interpolate=False, env_files=False, whole=False)
         found = canonical.plain_tree(stack).get("services")
         _lines(session, sorted(cast("Document", found or {})))
         return
@@ -242,7 +250,8 @@ def _list(session: sessions.Session, arguments: argparse.Namespace, only: str) -
         interpolate=not arguments.no_interpolate,
         env_files=False,
     )
-    root = _selected(session, stack, named)
+    # Of all services too those are looked for that they depend on: without the checks one may be missing.
+    root = _selected(session, stack, stack.services if only == "services" else named)
     services = cast("dict[str, Document]", root.get("services") or {})
     if only == "images":
         old = session.options.compatibility or _is_true(
@@ -334,7 +343,7 @@ def _variables(session: sessions.Session, arguments: argparse.Namespace) -> None
     from ic.compose import canonical, shapes, variables, writing
 
     kind: str = arguments.format
-    stack = _load(session, arguments, interpolate=False, env_files=False)
+    stack = _load(session, arguments, interpolate=False, env_files=False, whole=False)
     found = variables.of_tree(canonical.plain_tree(stack))
     if kind.lower() not in ("", "table", "pretty", "json") and kind != "yaml":
         raise errors.UsageError(
