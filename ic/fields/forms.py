@@ -97,6 +97,13 @@ def external(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
     return tree.Node(data, node.position, node.keys, node.mark)
 
 
+def limit(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
+    """A limit as it is; with variables not filled in it is still no text, as docker compose has it."""
+    if report.lenient and isinstance(node.data, str):
+        tree.wrong_type(node, where, report, "a whole number or a mapping")
+    return node
+
+
 def request(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
     """A request for devices without a count and without ids: all of them."""
     del where, report

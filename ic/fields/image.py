@@ -75,6 +75,7 @@ _LIMIT = schema.Key(schema.WHOLE | schema.TEXT, fault=values.exact)
 _ULIMIT = _LIMIT.but(
     types=schema.WHOLE | schema.TEXT | schema.MAPPING,
     keys={"soft": _LIMIT, "hard": _LIMIT},
+    long=forms.limit,
     required=("soft", "hard"),
 )
 _IMAGE_TEXT = schema.Key(schema.TEXT | schema.FLAG, long=forms.as_text)

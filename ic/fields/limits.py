@@ -65,6 +65,7 @@ _ULIMIT = schema.Key(
     required=("soft", "hard"),
     cast=schema.to_integer,
     merge=merging.ulimit,
+    long=forms.limit,
     fault=values.no_fraction,
 )
 _DEVICE = schema.Key(

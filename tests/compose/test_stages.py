@@ -74,6 +74,13 @@ def test_while_variables_are_not_filled_in_what_cannot_be_read_stays(body: str) 
     assert strict.failed
 
 
+@pytest.mark.parametrize("body", ["ulimits: {n: '${A}'}", "build: {ulimits: {n: '${A}'}}"])
+def test_a_limit_is_no_text_even_then(body: str) -> None:
+    report = tree.Report(lenient=True)
+    stages.long(of_service(body), report)
+    assert [one.code for one in report.diagnostics] == ["E_TYPE"]
+
+
 def test_a_list_of_ports_with_a_variable_stays_whole() -> None:
     made = stages.long(of_service("ports: ['80', '${A}:90']"), tree.Report(lenient=True))
     assert tree.plain(made) == {"services": {"w": {"ports": ["80", "${A}:90"]}}}
