@@ -93,7 +93,9 @@ def hosts(
     del key, where, report
     first = _sequence(base)
     there = {one.data for one in first if isinstance(one.data, str)}
-    more = [one for one in _sequence(over) if one.data not in there or isinstance(one.data, list)]
+    more = [
+        one for one in _sequence(over) if not isinstance(one.data, str) or one.data not in there
+    ]
     return tree.Node(first + more, base.position)
 
 
