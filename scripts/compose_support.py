@@ -1,22 +1,25 @@
 """Writes docs/compose-support.md: every key of the Compose Specification and what ic does with it.
 
 Which keys there are, and which of them are refused, comes from the registry that the reader itself uses
-(`ic.compose.model`, `ic.fields`); here stands one sentence for each key that is taken. A key without its
-sentence, or a sentence without its key, ends this with an error. `python scripts/compose_support.py` writes;
-a test compares, and asks the reader about every row.
+(`SCHEMA` of ic.fields, `ic.compose.model`); here stands one sentence for each key that is taken. A key
+without its sentence, or a sentence without its key, ends this with an error.
+`python scripts/compose_support.py` writes; a test compares, and asks the reader about every row.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
 from ic.compose import model  # noqa: E402
-from ic.fields import lifecycle, networking, placement, storage, switches  # noqa: E402
+
+if TYPE_CHECKING:
+    from ic.fields import schema
 
 PAGE = "docs/compose-support.md"
 MAPPED, NO_EFFECT, REFUSED = "mapped", "no effect", "not yet"
@@ -28,6 +31,7 @@ TOP = {
     "services": "one instance per service and replica",
     "networks": "one bridge per network that a service names",
     "volumes": "one custom storage volume per volume that a service names",
+    "include": "files of this machine, short and long form; what is elsewhere is refused",
 }
 SERVICE = {
     "image": "pulled by the server, by digest; a change of the digest replaces the instance",
@@ -55,10 +59,12 @@ SERVICE = {
     "stop_grace_period": "how long a stop waits before it uses force (10 s without it); "
     "`boot.host_shutdown_timeout` too",
     "profiles": "services of inactive profiles are neither changed nor removed",
+    "extends": "a service of the same file or of another one of this machine",
     "scale": "number of replicas: `SERVICE`, `SERVICE-2`, ...",
     "deploy": "`replicas` alone",
     "container_name": "the instance's name, with `_` and `.` as `-`; DNS answers it as written; "
     "for services of one replica",
+    "label_file": "read on this machine, then as `labels`",
     "labels": "`user.label.*`; a label without a value is not kept, with a warning",
 }
 NETWORK = {
@@ -76,7 +82,7 @@ VOLUME = {
     "labels": "`user.label.*` of the volume",
 }
 
-BELOW: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
+BELOW: tuple[tuple[str, dict[str, str]], ...] = (
     (
         "services.S.ports[]",
         {
@@ -88,7 +94,6 @@ BELOW: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
             "mode": "- there is one host: `host` and `ingress` are the same",
             "app_protocol": "- kept for `ic config`",
         },
-        (),
     ),
     (
         "services.S.networks.N",
@@ -96,7 +101,6 @@ BELOW: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
             "aliases": "further names that the network answers for",
             "ipv4_address": "this address instead of a planned one",
         },
-        tuple(networking._ATTACHMENT_PENDING),  # noqa: SLF001
     ),
     (
         "services.S.volumes[]",
@@ -110,7 +114,6 @@ BELOW: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
             "volume": "see below",
             "tmpfs": "see below",
         },
-        ("image",),
     ),
     (
         "services.S.volumes[].bind",
@@ -118,17 +121,14 @@ BELOW: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
             "create_host_path": "a missing source is made as a directory, on the local server",
             "selinux": "- Incus labels nothing",
         },
-        ("propagation", "recursive"),
     ),
     (
         "services.S.volumes[].volume",
         {"nocopy": "a new volume is not filled from the image"},
-        ("labels", "subpath"),
     ),
     (
         "services.S.volumes[].tmpfs",
         {"size": "its limit", "mode": "its permissions; 1777 without it"},
-        (),
     ),
     (
         "services.S.depends_on.S",
@@ -137,7 +137,6 @@ BELOW: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
             "required": "false: what waits goes on when the other one fails",
             "restart": "restarted when the other one is restarted or replaced",
         },
-        (),
     ),
     (
         "services.S.healthcheck",
@@ -150,7 +149,6 @@ BELOW: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
             "start_interval": "the interval during the start period (5 s)",
             "disable": "no check, not even the image's",
         },
-        (),
     ),
     (
         "services.S.x-ic",
@@ -158,7 +156,6 @@ BELOW: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
             "on_unhealthy": "`restart`, `stop`, `kill`, `none`; "
             'without it an unhealthy service is restarted, unless it says `restart: "no"`',
         },
-        (),
     ),
     (
         "x-ic",
@@ -166,9 +163,8 @@ BELOW: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
             "healthd": "`false`: no health daemon; or a mapping with its image",
             "isolation": "`strict`: the stack's project is restricted, its health daemon lives beside it",
         },
-        (),
     ),
-    ("x-ic.healthd", {"image": "any small image with Python 3.10 or newer"}, ()),
+    ("x-ic.healthd", {"image": "any small image with Python 3.10 or newer"}),
     (
         "services.S.env_file[]",
         {
@@ -176,56 +172,63 @@ BELOW: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
             "required": "false: a missing file is no error",
             "format": "`raw`: whole lines, nothing expanded",
         },
-        (),
     ),
     (
         "services.S.deploy",
         {"replicas": "number of replicas; must agree with `scale`"},
-        tuple(placement._DEPLOY_PENDING),  # noqa: SLF001
     ),
     (
         "networks.N.ipam",
         {"driver": "`default` alone", "config": "one entry"},
-        ("options",),
     ),
     (
         "networks.N.ipam.config[]",
         {"subnet": "an IPv4 network", "gateway": "the bridge's own address"},
-        ("ip_range", "aux_addresses"),
     ),
 )
 
 
-def _checked(what: str, told: dict[str, str], known: frozenset[str] | set[str]) -> dict[str, str]:
-    """The sentences of a registry's keys; exits when they are not about the same keys."""
-    wrong = sorted(known ^ set(told))
+def place(where: str) -> schema.Key:
+    """The Key of a place such as `services.S.ports[]`; one capital letter stands for any name."""
+    key: schema.Key | None = model.STACK
+    for part in where.split(".") if where else ():
+        name, bracket, _ = part.partition("[")
+        assert key is not None
+        key = key.names if name.isupper() else (key.keys or {})[name]
+        if bracket:
+            assert key is not None
+            key = key.item
+    assert key is not None
+    return key
+
+
+def _checked(where: str, told: dict[str, str]) -> list[str]:
+    """The keys of a place that have no effect yet; exits when sentences and the other keys do not meet."""
+    given = place(where).keys or {}
+    keys = {name: one for name, one in given.items() if not name.startswith("x-")}
+    pending = sorted(name for name, one in keys.items() if one.pending)
+    wrong = sorted((keys.keys() - set(pending)) ^ set(told))
     if wrong:
-        sys.exit(f"compose_support: {what}: sentence and key do not meet: {', '.join(wrong)}")
-    return told
+        sys.exit(f"compose_support: {where}: sentence and key do not meet: {', '.join(wrong)}")
+    return pending
 
 
 def rows() -> list[tuple[str, str, str, str]]:
     """Every row of the page: where, key, state, sentence."""
-    tables = [
-        ("", _checked("top level", TOP, model.TOP_KEYS), model.TOP_PENDING),
-        ("services.S", _checked("services", SERVICE, model.SERVICE_KEYS), model.SERVICE_PENDING),
-        ("networks.N", _checked("networks", NETWORK, model.NETWORK_KEYS), model.NETWORK_PENDING),
-        ("volumes.V", _checked("volumes", VOLUME, model.VOLUME_KEYS), model.VOLUME_PENDING),
+    tables = (
+        ("", TOP),
+        ("services.S", SERVICE),
+        ("networks.N", NETWORK),
+        ("volumes.V", VOLUME),
         *BELOW,
-    ]
-    _checked("ports", BELOW[0][1], set(networking._PORT_KEYS))  # noqa: SLF001
-    _checked("mounts", BELOW[2][1], set(storage._MOUNT_KEYS))  # noqa: SLF001
-    below = {where: told for where, told, _ in BELOW}
-    _checked("health", below["services.S.healthcheck"], set(lifecycle._HEALTH_KEYS))  # noqa: SLF001
-    _checked("x-ic", below["x-ic"], set(switches.STACK_KEYS))
-    _checked("x-ic of services", below["services.S.x-ic"], set(switches.SERVICE_KEYS))
-    _checked("x-ic.healthd", below["x-ic.healthd"], set(switches.HEALTHD_KEYS))
+    )
     found: list[tuple[str, str, str, str]] = []
-    for where, told, pending in tables:
+    for where, told in tables:
+        pending = _checked(where, told)
         for key, sentence in told.items():
             state = NO_EFFECT if sentence.startswith("- ") else MAPPED
             found.append((where, key, state, sentence.removeprefix("- ")))
-        found += [(where, key, REFUSED, "") for key in sorted(pending)]
+        found += [(where, key, REFUSED, "") for key in pending]
     return found
 
 
@@ -238,12 +241,14 @@ What ic {version} does with each key of the Compose Specification. Nothing is dr
 
 - **mapped**: has its meaning on Incus.
 - **no effect**: accepted, and there is nothing to do.
-- **not yet**: an error at its file, line and column that says `not supported yet`. Nothing is changed.
+- **not yet**: read, checked, merged and printed by `ic config`; `ic plan`, `apply` and `up` refuse it at its
+  file, line and column with `not supported yet`. Nothing is changed.
 
 A key that the specification does not know is an error too, with the nearest known one. Keys that begin
-with `x-` are kept for `ic config` and mean nothing else, but for `x-ic` of a service and of the stack;
-`x-incus` and `x-incus-compose` are refused until they have a meaning, and so is a `NAME.incus.yaml` beside
-a compose file.
+with `x-` are kept for `ic config` and mean nothing else, but for `x-ic` of a service and of the stack.
+`x-incus` (services, networks, volumes, a service's mounts and networks, the top level) and
+`x-incus-compose` (there, and ports) are read and checked, and not yet carried out. A `NAME.incus.yaml`
+beside a compose file is merged directly after it; `IC_INCUS_FILES=never` leaves it out.
 
 Interpolation, several files (`-f`, `COMPOSE_FILE`, `compose.override.yaml`), `!reset`, `!override`,
 anchors, merge keys and profiles work as in docker compose; `ic config` prints the result.

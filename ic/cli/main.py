@@ -111,7 +111,36 @@ def add_globals(parser: argparse.ArgumentParser, *, taken: frozenset[str] = froz
         metavar="NAME",
         help="activate a profile; may be repeated, `*` is all",
     )
+    add(
+        "--all-resources",
+        action="store_true",
+        default=None,
+        help="print networks, volumes, secrets and configs that no service uses too",
+    )
+    add(
+        "--compatibility",
+        action="store_true",
+        default=None,
+        help="print files as docker compose's compatibility mode does, not normalised",
+    )
+    add(
+        "--incus",
+        choices=("auto", "never"),
+        help="whether NAME.incus.yaml beside each compose file is merged after it (default: auto)",
+    )
     add("--remote", metavar="NAME", help="remote of the incus client to work on")
+    add(
+        "--parallel",
+        type=int,
+        metavar="N",
+        help="taken as docker compose takes it; ic chooses by itself how much it does at a time",
+    )
+    add(
+        "--dry-run",
+        action="store_true",
+        default=None,
+        help="change nothing; commands that would refuse and point to `ic plan`",
+    )
     add(
         "--progress",
         choices=("auto", "tty", "plain", "json", "quiet"),
@@ -163,8 +192,42 @@ _WITH_VALUE = frozenset(
         "--remote",
         "--progress",
         "--ansi",
+        "--incus",
+        "--parallel",
     ]
 )
+_CHANGING = frozenset({"apply", "up", "down", "destroy", "unlock"})
+_SWITCHES = {
+    **dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True),
+    **dict.fromkeys(("0", "f", "F", "false", "FALSE", "False"), False),
+}
+
+
+def _switched(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """The words with `--switch=true` as `--switch`, without `--switch=false`: docker compose takes both."""
+    if not any(word.startswith("-") and "=" in word for word in words):
+        return list(words)
+    switches = {
+        spelling
+        for action in parser._actions  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        if action.nargs == 0
+        for spelling in action.option_strings
+    }
+    kept: list[str] = []
+    for at, word in enumerate(words):
+        name, equals, given = word.partition("=")
+        if word == "--":
+            return [*kept, *words[at:]]
+        if not equals or name not in switches:
+            kept.append(word)
+        elif given not in _SWITCHES:
+            raise errors.UsageError(
+                f"cannot understand the command line: {name} is true or false, not {given!r}",
+                hint=_HINT,
+            )
+        elif _SWITCHES[given]:
+            kept.append(name)
+    return kept
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], str, list[str]]:
@@ -202,6 +265,9 @@ def _merged(before: argparse.Namespace, after: argparse.Namespace | None) -> ses
         project_directory=last("project_directory"),
         env_files=both("env_files"),
         profiles=both("profiles"),
+        all_resources=bool(last("all_resources")),
+        compatibility=bool(last("compatibility")),
+        incus=last("incus") or "auto",
         remote=last("remote"),
         progress=last("progress") or "auto",
         ansi=last("ansi") or "auto",
@@ -238,7 +304,8 @@ def _leave(status: int = errors.Interrupted.exit_status) -> NoReturn:
 
 def _run(argv: Sequence[str], env: Mapping[str, str], out: output.Output) -> int:
     first, name, rest = split(argv)
-    before = top_parser().parse_args(first)
+    parser = top_parser()
+    before = parser.parse_args(_switched(parser, first))
     if before.version:
         out.text(f"ic {ic.__version__}")
         return 0
@@ -259,7 +326,12 @@ def _run(argv: Sequence[str], env: Mapping[str, str], out: output.Output) -> int
     if before.help or "-h" in rest or "--help" in rest:
         out.text(parser.format_help())
         return 0
-    arguments = parser.parse_args(rest)
+    arguments = parser.parse_intermixed_args(_switched(parser, rest))
+    if name in _CHANGING and (before.dry_run or arguments.dry_run):
+        raise errors.UsageError(
+            f"cannot {name} with --dry-run: ic shows beforehand what it would do",
+            hint="`ic plan` shows it, and changes nothing",
+        )
     options = _merged(before, arguments)
     out.json = bool(getattr(arguments, "json", False))
     out.quiet = options.quiet

@@ -169,13 +169,14 @@ class Output:
 
     def diagnostics(self, found: Iterable[errors.Diagnostic]) -> None:
         """Each with its place, the line it stands on, and a caret; warnings are silent with `-q`."""
+        lines_of: dict[str, list[str]] = {}
         for one in found:
             if one.severity == "warning" and self.quiet:
                 continue
             colour = "red" if one.severity == "error" else "yellow"
             word = self.tint(one.severity, colour, error=True)
             where = f"{clean(str(one.position))}: " if one.position else ""
-            lines = [f"{where}{word}: {clean(one.summary)}", *_source(one.position)]
+            lines = [f"{where}{word}: {clean(one.summary)}", *_source(one.position, lines_of)]
             if one.hint:
                 lines.append(f"  hint: {clean(one.hint)}")
             self._write(self.stderr, "".join(f"{line}\n" for line in lines))
@@ -237,18 +238,18 @@ def _padded(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
-def _source(position: errors.Position | None) -> list[str]:
-    """The line something was written on and a caret below it; nothing where it cannot be read again."""
-    # A pipe (`-f <(...)`) was read to its end; opening it again would wait for ever.
-    if position is None or position.line < 1 or not os.path.isfile(position.file):
+def _source(position: errors.Position | None, lines_of: dict[str, list[str]]) -> list[str]:
+    """The line something was written on and a caret below it; nothing where it cannot be read again.
+
+    `lines_of` keeps the lines of the files that were read already.
+    """
+    if position is None or position.line < 1:
         return []
-    try:
-        with open(position.file, encoding="utf-8", errors="replace") as file:
-            line = next((text for n, text in enumerate(file, 1) if n == position.line), None)
-    except OSError:
+    if position.file not in lines_of:
+        lines_of[position.file] = _lines(position.file)
+    if position.line > len(lines_of[position.file]):
         return []
-    if line is None:
-        return []
+    line = lines_of[position.file][position.line - 1]
     shown = clean(_without_secret(line.rstrip("\n"))).replace("\t", " ")
     column = position.column - 1
     first = max(column - _EXCERPT // 2, 0) if len(shown) > _EXCERPT else 0
@@ -256,6 +257,18 @@ def _source(position: errors.Position | None) -> list[str]:
     caret = " " * (len(label) - 2) + "| " + " " * (column - first) + "^"
     excerpt = label + shown[first : first + _EXCERPT]
     return [excerpt, caret] if column <= len(shown) else [excerpt]
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a file; none where it cannot be read again."""
+    # A pipe (`-f <(...)`) was read to its end; opening it again would wait for ever.
+    if not os.path.isfile(path):
+        return []
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.readlines()
+    except OSError:
+        return []
 
 
 def _without_secret(line: str) -> str:

@@ -31,6 +31,9 @@ class Globals(msgspec.Struct, frozen=True, kw_only=True):
     project_directory: str | None = None
     env_files: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()
+    all_resources: bool = False
+    compatibility: bool = False
+    incus: str = "auto"
     remote: str | None = None
     progress: str = "auto"
     ansi: str = "auto"
@@ -62,9 +65,9 @@ class Session:
     # --- the files ---
 
     def loader_options(
-        self, services: tuple[str, ...] = (), *, for_running: bool = True
+        self, services: tuple[str, ...] = (), *, for_running: bool = True, **left_out: bool
     ) -> loader.Options:
-        """The global options as the loader wants them."""
+        """The global options as the loader wants them; `left_out` are its switches that `ic config` turns."""
         import os
 
         from ic.compose import loader
@@ -85,16 +88,20 @@ class Session:
             services=services,
             cwd=cwd,
             for_running=for_running,
+            companions=False if self.options.incus == "never" else None,
+            **left_out,
         )
 
-    def stack(self, services: tuple[str, ...] = (), *, for_running: bool = True) -> model.Stack:
+    def stack(
+        self, services: tuple[str, ...] = (), *, for_running: bool = True, **left_out: bool
+    ) -> model.Stack:
         """The stack of the compose files; its warnings are printed. Raises ComposeError, UsageError.
 
         `services` are those named on the command line: their profiles become active.
         """
         from ic.compose import loader
 
-        options = self.loader_options(services, for_running=for_running)
+        options = self.loader_options(services, for_running=for_running, **left_out)
         stack = loader.load(options, self.env, _stdin_bytes)
         self.out.diagnostics(stack.diagnostics)
         return stack

@@ -1,8 +1,9 @@
 """The grammar of `.env`, `--env-file` and `env_file`: text to names and values.
 
 Pure. `KEY=value`, `KEY: value`, `export KEY=value`; a KEY alone takes its value from the surroundings or is
-left out. Comments start a line or follow a space. `'...'` is taken as it is, over several lines too;
-`"..."` has escapes and variables, as has a value without quotes. Names that begin with a digit are kept.
+left out; at the end of the text without a line's end it is a value without a name, as docker compose has it.
+Comments start a line or follow a space. `'...'` is taken as it is, over several lines too; `"..."` has
+escapes and variables, as has a value without quotes. Names that begin with a digit are kept.
 The format `raw` knows whole lines `KEY=value` and nothing else.
 """
 
@@ -157,12 +158,16 @@ class _File:
                     "E_ENV_FILE", self.line, f"unexpected character {one!r} in the name {shown!r}"
                 )
             at += 1
+        if at >= len(text):
+            if at == start:
+                raise Fault("E_ENV_FILE", self.line, "a name is missing after 'export'")
+            # As docker compose has it: the last line without `=` and without an end is a value of no name.
+            self.at = start
+            return "", True
         key = text[start:at].rstrip()
-        if not key:
-            raise Fault("E_ENV_FILE", self.line, "a name is missing before the value")
         if any(one.isspace() for one in key):
             raise Fault("E_ENV_FILE", self.line, f"the name {key!r} holds a space")
-        has_value = at < len(text) and text[at] != "\n"
+        has_value = text[at] != "\n"
         self.at = at + 1 if has_value else at
         return key, has_value
 

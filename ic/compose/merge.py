@@ -1,46 +1,46 @@
 """Overlay one tree on another: several files, or several documents of one file, become one.
 
-Pure. By shape: mappings are merged key by key, lists follow each other, scalars are replaced, null keeps
-what is there; where the Compose Specification says otherwise, by the rule of the key's section.
-`!reset` removes what earlier files say, `!override` replaces it whole.
+Pure. By shape, or by the rule of the key's section (`ic.fields.merging`). `!reset` removes what earlier files
+say, `!override` replaces it whole; entries of a list that mean the same thing count once, the later one.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ic.fields import tree
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-ANY = "*"
+from ic.compose import model
+from ic.fields import merging, schema, tree
 
 
-class Table:
-    """Merge rules by path, `*` standing for any name; kept as a tree: one step a level, no search."""
-
-    __slots__ = ("below", "rule")
-
-    def __init__(self, rules: Mapping[tuple[str, ...], tree.Rule] | None = None) -> None:
-        self.rule: tree.Rule | None = None
-        self.below: dict[str, Table] = {}
-        for path, rule in (rules or {}).items():
-            here = self
-            for name in path:
-                here = here.below.setdefault(name, Table())
-            here.rule = rule
-
-    def step(self, name: str) -> Table | None:
-        """The rules below one name."""
-        return self.below.get(name) or self.below.get(ANY)
-
-
-def merge(base: tree.Node | None, over: tree.Node, table: Table, report: tree.Report) -> tree.Node:
-    """`over` laid on `base`. A list on a mapping, and the like, is an error in the report."""
+def merge(base: tree.Node | None, over: tree.Node, report: tree.Report) -> tree.Node:
+    """A document laid on what came before it. A list on a mapping, and the like, is an error."""
     if base is None:
         return _settled(over)
-    return _merge(_without_marked(base, over), _settled(over), table, "", report)
+    return merging.merge(_without_marked(base, over), _settled(over), model.STACK, "", report)
+
+
+def extend(base: tree.Node, over: tree.Node, where: str, report: tree.Report) -> tree.Node:
+    """A service laid on the one that it extends; `where` is its name in messages."""
+    return merging.merge(_without_marked(base, over), _settled(over), model.SERVICE, where, report)
+
+
+def unique(node: tree.Node) -> tree.Node:
+    """The stack whose lists have each entry once: the last that was written, in the place of the first."""
+    return schema.rewrite(node, model.STACK, "index", _unique)
+
+
+def _unique(node: tree.Node, key: schema.Key, where: str) -> tree.Node:
+    del where
+    data = node.data
+    if not isinstance(data, list) or len(data) < 2:
+        return node
+    assert key.index is not None
+    found: dict[str | int, tree.Node] = {}
+    for position, one in enumerate(data):
+        found[_mark(key.index(one), position)] = one
+    return node if len(found) == len(data) else tree.Node(list(found.values()), node.position)
+
+
+def _mark(name: str | None, position: int) -> str | int:
+    return position if name is None else name
 
 
 def _without_marked(base: tree.Node, over: tree.Node) -> tree.Node:
@@ -76,44 +76,3 @@ def _settled(node: tree.Node) -> tree.Node:
             return node
         return tree.Node(left, node.position)
     return node
-
-
-def _merge(
-    base: tree.Node, over: tree.Node, table: Table | None, where: str, report: tree.Report
-) -> tree.Node:
-    rule = table.rule if table else None
-    if rule is not None:
-        if rule.replaces:
-            return over
-        base, over = rule.prepare(base), rule.prepare(over)
-    if over.data is None:
-        return base
-    if isinstance(base.data, dict):
-        if isinstance(over.data, dict):
-            return _mappings(base, over, table, where, report)
-    elif isinstance(base.data, list):
-        if isinstance(over.data, list):
-            return tree.Node(base.data + over.data, base.position)
-    else:
-        return over
-    report.error(
-        tree.CONFLICT,
-        f"{where} is {tree.kind_of(over)} here and {tree.kind_of(base)} at {base.position}",
-        over.position,
-    )
-    return base
-
-
-def _mappings(
-    base: tree.Node, over: tree.Node, table: Table | None, where: str, report: tree.Report
-) -> tree.Node:
-    assert isinstance(base.data, dict)
-    assert isinstance(over.data, dict)
-    data = dict(base.data)
-    for key, value in over.data.items():
-        if key in data:
-            below = table.step(key) if table else None
-            data[key] = _merge(data[key], value, below, f"{where}.{key}" if where else key, report)
-        else:
-            data[key] = value
-    return tree.Node(data, base.position, (base.keys or {}) | (over.keys or {}))

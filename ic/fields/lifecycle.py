@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal, cast
 import msgspec
 
 from ic import names, units
+from ic.fields import forms, merging, process, schema, tree, values
 from ic.fields import section as contribution
-from ic.fields import tree
 
 if TYPE_CHECKING:
     from ic.resources import image, kind
@@ -53,6 +53,23 @@ class Lifecycle(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # --- reading half ---------------------------------------------------------------------------------------
+
+
+def _long_dependencies(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
+    del where, report
+    if isinstance(node.data, list):
+        return _as_dependencies(node)
+    if not isinstance(node.data, dict):
+        return node
+    data = {
+        name: forms.having(one, condition="service_started", required=True)
+        for name, one in node.data.items()
+    }
+    if all(data[name] is one for name, one in node.data.items()):
+        return node
+    return tree.Node(data, node.position, node.keys, node.mark)
+
+
 _STARTED: dict[str, tree.Scalar] = {"condition": "service_started", "required": True}
 
 
@@ -60,23 +77,71 @@ def _as_dependencies(node: tree.Node) -> tree.Node:
     return tree.as_mapping(node, _STARTED)
 
 
-KEYS: dict[str, tree.Rule | None] = {
-    "depends_on": tree.Rule(_as_dependencies),
-    "healthcheck": None,
-    "restart": None,
-    "stop_signal": None,
-    "stop_grace_period": None,
-    "profiles": None,
-}
-BELOW: tree.Rules = {("healthcheck", "test"): tree.REPLACE}
-PENDING = frozenset({"extends", "init", "post_start", "pre_stop"})
+def _merged_dependencies(
+    base: tree.Node, over: tree.Node, key: schema.Key, where: str, report: tree.Report
+) -> tree.Node:
+    first, second = _as_dependencies(base), _as_dependencies(over)
+    return first if second.data is None else merging.mappings(first, second, key, where, report)
 
-_CONDITIONS = ("service_started", "service_healthy", "service_completed_successfully")
+
+def _long_extends(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
+    del where, report
+    return forms.made(node.position, service=node.data) if isinstance(node.data, str) else node
+
+
+_DURATION = schema.text(fault=values.duration)
+_DEPENDENCY = schema.mapping(
+    {
+        "restart": schema.late_flag(),
+        "required": schema.Key(schema.FLAG),
+        "condition": schema.word(
+            "service_started", "service_healthy", "service_completed_successfully"
+        ),
+    },
+    required=("condition",),
+)
+_TEST = schema.Key(schema.TEXT | schema.LIST, item=schema.text(), merge=merging.replace)
+SCHEMA: dict[str, schema.Key] = {
+    "depends_on": schema.Key(
+        schema.MAPPING | schema.LIST,
+        names=_DEPENDENCY,
+        name_pattern=schema.NAME,
+        extensions=False,
+        item=schema.text(),
+        distinct=True,
+        merge=_merged_dependencies,
+        long=_long_dependencies,
+    ),
+    "extends": schema.Key(
+        schema.TEXT | schema.MAPPING,
+        keys={"service": schema.text(), "file": schema.text()},
+        required=("service",),
+        extensions=False,
+        long=_long_extends,
+    ),
+    "healthcheck": schema.mapping(
+        {
+            "disable": schema.flag(),
+            "interval": _DURATION,
+            "retries": schema.long_number(fault=values.negative),
+            "test": _TEST,
+            "timeout": _DURATION,
+            "start_period": _DURATION,
+            "start_interval": _DURATION,
+        }
+    ),
+    "init": schema.flag(pending=True),
+    "post_start": schema.listing(process.HOOK, pending=True),
+    "pre_stop": schema.listing(process.HOOK, pending=True),
+    "profiles": schema.texts(index=merging.by_name),
+    "restart": schema.text(),
+    "stop_grace_period": _DURATION,
+    "stop_signal": schema.text(),
+}
+
 _HEALTH_DURATIONS = ("timeout", "interval", "start_period", "start_interval")
-_HEALTH_KEYS = ("test", *_HEALTH_DURATIONS, "retries", "disable")
-_TESTS = ("CMD", "CMD-SHELL", "NONE")
 _RESTARTS = ("no", "always", "unless-stopped", "on-failure")
-_RETRIES = re.compile(r"on-failure:\d{1,6}", re.ASCII)
+_RETRIES = r"on-failure:\d{1,6}"
 _SIGNALS = frozenset(
     [
         "HUP",
@@ -118,7 +183,7 @@ _SIGNALS = frozenset(
         "RTMAX",
     ]
 )
-_REAL_TIME = re.compile(r"RT(MIN\+|MAX-)\d{1,2}", re.ASCII)
+_REAL_TIME = r"RT(MIN\+|MAX-)\d{1,2}"
 
 
 def normalize(service: tree.Node, where: str, report: tree.Report) -> Lifecycle:
@@ -137,21 +202,9 @@ def normalize(service: tree.Node, where: str, report: tree.Report) -> Lifecycle:
 
 def _dependencies(node: tree.Node | None, where: str, report: tree.Report) -> dict[str, Dependency]:
     found: dict[str, Dependency] = {}
-    given = _as_dependencies(node) if node is not None else None
-    for name, one in tree.entries(given, where, report).items():
+    for name, one in tree.entries(node, where, report).items():
         label = f"{where}.{name}"
-        if not isinstance(one.data, dict):
-            tree.wrong_type(one, label, report, "a mapping with a condition")
-            continue
-        tree.check_keys(one, label, report, ("condition", "required", "restart"))
-        if one.child("condition") is None:
-            report.error(
-                tree.VALUE,
-                f"{label} has no condition",
-                one.position,
-                "add condition: service_started",
-            )
-        condition = tree.word(one.child("condition"), f"{label}.condition", report, _CONDITIONS)
+        condition = tree.text(one.child("condition"), f"{label}.condition", report)
         found[name] = Dependency(
             condition=cast("Condition", condition or "service_started"),
             required=tree.boolean(one.child("required"), f"{label}.required", report, default=True),
@@ -164,18 +217,13 @@ def _healthcheck(node: tree.Node | None, where: str, report: tree.Report) -> Hea
     if node is None or node.data is None:
         return None
     given = tree.entries(node, where, report)
-    tree.check_keys(node, where, report, _HEALTH_KEYS)
     durations = {
         key: _duration(given.get(key), f"{where}.{key}", report) for key in _HEALTH_DURATIONS
     }
-    retries_node = given.get("retries")
-    retries = tree.integer(retries_node, f"{where}.retries", report)
-    if retries_node is not None and retries is not None and retries < 0:
-        report.error(tree.VALUE, f"{where}.retries must not be negative", retries_node.position)
-        retries = None
+    retries = given.get("retries")
     return Healthcheck(
         test=_test(given.get("test"), f"{where}.test", report),
-        retries=retries,
+        retries=int(retries.data) if retries and isinstance(retries.data, (int, float)) else None,
         disable=tree.boolean(given.get("disable"), f"{where}.disable", report),
         extensions=tree.extensions(node),
         **durations,
@@ -197,14 +245,6 @@ def _test(node: tree.Node | None, where: str, report: tree.Report) -> tuple[str,
             words.append(item.data)
         else:
             tree.wrong_type(item, f"{where}[{index}]", report, "text")
-    if words and words[0] not in _TESTS:
-        report.error(
-            tree.VALUE,
-            f"{where} must begin with CMD, CMD-SHELL or NONE, not {words[0]!r}",
-            node.position,
-            tree.nearest_hint(words[0].upper(), _TESTS)
-            or "a command without a shell is: [CMD, program, argument]",
-        )
     return tuple(words)
 
 
@@ -212,7 +252,7 @@ def faults(section: Lifecycle) -> list[tuple[str, str, str]]:
     """What could not run, and is no mistake of form: key, reason and hint of each."""
     found: list[tuple[str, str, str]] = []
     restart, signal = section.restart, section.stop_signal
-    if restart and restart not in _RESTARTS and not _RETRIES.fullmatch(restart):
+    if restart and restart not in _RESTARTS and not re.fullmatch(_RETRIES, restart, re.ASCII):
         known = ", ".join(_RESTARTS)
         reason = f"{restart!r} is none of {known} and on-failure:TIMES"
         found.append(("restart", reason, tree.nearest_hint(restart, _RESTARTS)))
@@ -229,7 +269,7 @@ def faults(section: Lifecycle) -> list[tuple[str, str, str]]:
 def _is_signal(text: str) -> bool:
     name = text.upper().removeprefix("SIG")
     number = int(name) if name.isdecimal() and len(name) < 4 else 0
-    return name in _SIGNALS or 1 <= number <= 64 or bool(_REAL_TIME.fullmatch(name))
+    return name in _SIGNALS or 1 <= number <= 64 or bool(re.fullmatch(_REAL_TIME, name, re.ASCII))
 
 
 def _duration(node: tree.Node | None, where: str, report: tree.Report) -> int | None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from ic import units
+from ic.fields import foreign, forms, merging, schema, tree, values
 from ic.fields import section as contribution
-from ic.fields import tree
 
 if TYPE_CHECKING:
     from ic.resources import kind
@@ -28,7 +28,7 @@ class Port(msgspec.Struct, frozen=True, kw_only=True):
     """One published port after ranges are spread out. `published` is None for an ephemeral one.
 
     `published_end` is set only when one target may take any of a range of host ports. `mode`, `name` and
-    `app_protocol` say nothing to one host, as with docker compose; they are kept for `ic config`.
+    `app_protocol` say nothing to one host, as with docker compose.
     """
 
     target: int
@@ -36,9 +36,6 @@ class Port(msgspec.Struct, frozen=True, kw_only=True):
     published_end: int | None = None
     protocol: Protocol = "tcp"
     host_ip: str = ""
-    mode: str = "ingress"
-    name: str = ""
-    app_protocol: str = ""
 
 
 class Networking(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,35 +48,151 @@ class Networking(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # --- reading half ---------------------------------------------------------------------------------------
-KEYS: dict[str, tree.Rule | None] = {
-    "networks": tree.MAPPING,
-    "ports": None,
-    "expose": None,
-    "hostname": None,
-}
-BELOW: tree.Rules = {}
-PENDING = frozenset(
-    {
-        "dns", "dns_opt", "dns_search", "domainname", "external_links", "extra_hosts", "links",
-        "mac_address", "network_mode",
-    }
-)  # fmt: skip
 
-_ATTACHMENT_PENDING = frozenset(
-    {
-        "driver_opts", "gw_priority", "interface_name", "ipv6_address", "link_local_ips",
-        "mac_address", "priority",
-    }
-)  # fmt: skip
-_PORT_KEYS = ("name", "mode", "host_ip", "target", "published", "protocol", "app_protocol")
-_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?")
+
+def _long_ports(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
+    """Ranges are spread out. In a lenient reading, one that cannot be read leaves all as they are."""
+    if not isinstance(node.data, list):
+        return node
+    listed: list[tree.Node] = []
+    for index, item in enumerate(node.data):
+        data = item.data
+        if isinstance(data, dict):
+            listed.append(item)
+            continue
+        label = f"{where}[{index}]"
+        if isinstance(data, float):
+            report.error(tree.TYPE, f"{label} must be a port, not the number {data}", item.position)
+        if not isinstance(data, (str, int)) or isinstance(data, bool):
+            continue
+        try:
+            ports = parse_ports(str(data))
+            report.make(5 * (len(ports) - 1), label, item.position)
+            listed += [forms.made(item.position, **one) for one in ports]
+        except ValueError as problem:
+            if report.lenient:
+                return node
+            report.error(tree.VALUE, f"{label}: {problem}", item.position)
+    return tree.Node(listed, node.position)
+
+
+def _port_index(node: tree.Node) -> str | None:
+    data = node.data
+    if isinstance(data, (str, int)):
+        return str(data)
+    if not isinstance(data, dict):
+        return None
+    parts = [
+        _index_text(data.get(key), default)
+        for key, default in (
+            ("host_ip", repr("0.0.0.0")),  # noqa: S104 - a name of an address, nothing is bound here
+            ("published", ""),
+            ("target", ""),
+            ("protocol", repr("tcp")),
+        )
+    ]
+    return "|".join(parts)
+
+
+def _index_text(node: tree.Node | None, default: str) -> str:
+    # A port written as a number is another one than the same in quotes, as docker compose has it.
+    return default if node is None else repr(node.data)
+
+
+def _port_defaults(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
+    del where, report
+    return forms.having(node, protocol="tcp", mode="ingress")
+
+
+HOSTS = schema.Key(
+    schema.MAPPING | schema.LIST,
+    names=schema.Key(schema.TEXT | schema.LIST, item=schema.text()),
+    name_pattern=".+",
+    extensions=False,
+    item=schema.text(fault=values.host),
+    distinct=True,
+    merge=merging.hosts,
+    fault=values.hosts,
+    pending=True,
+)
+_TEXT = schema.text(pending=True)
+_ADDRESSES = schema.texts(index=merging.by_name)
+_ATTACHMENT = schema.Key(
+    schema.MAPPING | schema.NULL,
+    keys={
+        "aliases": _ADDRESSES,
+        "interface_name": _TEXT,
+        "ipv4_address": schema.text(),
+        "ipv6_address": _TEXT,
+        "link_local_ips": _ADDRESSES.but(pending=True),
+        "mac_address": _TEXT,
+        "driver_opts": schema.named(
+            schema.Key(schema.TEXT | schema.NUMBER), ".+", loose=True, pending=True
+        ),
+        "priority": schema.Key(schema.NUMBER, pending=True),
+        "gw_priority": schema.Key(schema.NUMBER, pending=True),
+        **foreign.ATTACHMENT,
+    },
+)
+_PORT = schema.Key(
+    schema.NUMBER | schema.TEXT | schema.MAPPING,
+    keys={
+        "name": schema.text(),
+        "mode": schema.text(),
+        "host_ip": schema.text(),
+        "target": schema.whole(),
+        "published": schema.Key(schema.TEXT | schema.WHOLE, fault=values.no_fraction),
+        "protocol": schema.text(),
+        "app_protocol": schema.text(),
+        **foreign.PORT,
+    },
+    required=("target",),
+    fill=_port_defaults,
+)
+_DNS = schema.Key(
+    schema.TEXT | schema.LIST,
+    item=schema.text(),
+    distinct=True,
+    merge=merging.sequences,
+    index=merging.by_name,
+    pending=True,
+)
+SCHEMA: dict[str, schema.Key] = {
+    "dns": _DNS.but(long=forms.without_empty),
+    "dns_opt": schema.texts(merge=merging.sequences, index=merging.by_name, pending=True),
+    "dns_search": _DNS,
+    "domainname": _TEXT,
+    "expose": schema.listing(
+        schema.Key(schema.TEXT | schema.NUMBER, fault=values.no_fraction),
+        distinct=True,
+        index=merging.by_text,
+    ),
+    "external_links": schema.texts(pending=True),
+    "extra_hosts": HOSTS,
+    "hostname": schema.text(),
+    "links": schema.texts(index=merging.by_name, pending=True),
+    "mac_address": _TEXT,
+    "network_mode": _TEXT,
+    "networks": schema.Key(
+        schema.MAPPING | schema.LIST,
+        names=_ATTACHMENT,
+        name_pattern=schema.NAME,
+        extensions=False,
+        item=schema.text(),
+        distinct=True,
+        merge=merging.names,
+        long=forms.as_mapping,
+    ),
+    "ports": schema.listing(_PORT, distinct=True, index=_port_index, long=_long_ports),
+}
+_HOST_NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?"
 
 
 def normalize(service: tree.Node, where: str, report: tree.Report) -> Networking:
     """Read the section from a service's merged mapping."""
     return Networking(
         networks=_attachments(service.child("networks"), f"{where}.networks", report),
-        ports=tuple(port for port, _ in read_ports(service.child("ports"), where, report)),
+        ports=_ports(service.child("ports"), f"{where}.ports", report),
         expose=_expose(service.child("expose"), f"{where}.expose", report),
         hostname=tree.text(service.child("hostname"), f"{where}.hostname", report) or None,
     )
@@ -88,7 +201,7 @@ def normalize(service: tree.Node, where: str, report: tree.Report) -> Networking
 def faults(section: Networking) -> list[tuple[str, str, str]]:
     """What could not run: key, reason and hint of each."""
     host = section.hostname
-    if host and _HOST_NAME.fullmatch(host) is None:
+    if host and re.fullmatch(_HOST_NAME, host) is None:
         return [("hostname", f"{host!r} is not a host name", "")]
     return []
 
@@ -99,7 +212,6 @@ def _attachments(node: tree.Node | None, where: str, report: tree.Report) -> dic
     for name, one in tree.entries(given, where, report).items():
         label = f"{where}.{name}"
         tree.entries(one, label, report, null=True)
-        tree.check_keys(one, label, report, ("aliases", "ipv4_address"), _ATTACHMENT_PENDING)
         found[name] = Attachment(
             aliases=tree.strings(one.child("aliases"), f"{label}.aliases", report),
             ipv4_address=tree.text(one.child("ipv4_address"), f"{label}.ipv4_address", report)
@@ -112,99 +224,86 @@ def _expose(node: tree.Node | None, where: str, report: tree.Report) -> tuple[st
     """Ports that a service listens on, as text; they need no publishing inside of a network."""
     found: dict[str, None] = {}
     for index, item in enumerate(tree.items(node, where, report)):
-        if item.data is None or isinstance(item.data, (bool, float)):
-            tree.wrong_type(item, f"{where}[{index}]", report, "a port")
-            continue
         found[tree.scalar_text(item, f"{where}[{index}]", report) or ""] = None
     return tuple(found)
 
 
-def read_ports(
-    service_ports: tree.Node | None, where: str, report: tree.Report
-) -> list[tuple[Port, tree.Node]]:
-    """The ports of a service, ranges spread out, each with the node it was written in.
-
-    A port given twice counts once, the later one (as when files are merged).
-    """
-    found: dict[tuple[str, str, int, str], tuple[Port, tree.Node]] = {}
-    for index, node in enumerate(tree.items(service_ports, f"{where}.ports", report)):
-        label = f"{where}.ports[{index}]"
-        for port in _port(node, label, report):
-            published = f"{port.published}-{port.published_end}"
-            found[port.host_ip or "0.0.0.0", published, port.target, port.protocol] = (port, node)  # noqa: S104
-    return list(found.values())
+def _ports(node: tree.Node | None, where: str, report: tree.Report) -> tuple[Port, ...]:
+    found: list[Port] = []
+    for index, item in enumerate(tree.items(node, where, report)):
+        label = f"{where}[{index}]"
+        port = _port(item, label, report)
+        if port is not None:
+            found.append(port)
+    return tuple(found)
 
 
-def _port(node: tree.Node, where: str, report: tree.Report) -> list[Port]:
-    if isinstance(node.data, dict):
-        port = _long_port(node, where, report)
-        return [] if port is None else [port]
-    if isinstance(node.data, (list, bool)) or node.data is None:
-        tree.wrong_type(node, where, report, "a port like 8080:80, or a mapping")
-        return []
-    text = node.data if isinstance(node.data, str) else units.number_text(node.data)
+def _port(node: tree.Node, where: str, report: tree.Report) -> Port | None:
+    target = tree.integer(node.child("target"), f"{where}.target", report)
+    if target is None:
+        return None
+    given = node.child("published")
+    published = "" if given is None or given.data is None else str(given.data)
+    protocol = (tree.text(node.child("protocol"), f"{where}.protocol", report) or "tcp").lower()
     try:
-        return parse_ports(text)
+        if not 1 <= target <= units.PORT_LIMIT:
+            raise ValueError(f"{target} is not a port of a service (1 to {units.PORT_LIMIT})")
+        begin, end = units.port_range(published) if published else (0, 0)
     except ValueError as problem:
         report.error(tree.VALUE, f"{where}: {problem}", node.position)
-    except NotImplementedError as pending:
-        tree.unsupported(f"{where}: {pending}", node.position, report)
-    return []
-
-
-def parse_ports(text: str) -> list[Port]:
-    """The short form `[HOST_IP:][PUBLISHED:]TARGET[/PROTOCOL]`, ranges spread out.
-
-    Raises ValueError, and NotImplementedError (with what it is) for a protocol without a mapping.
-    A range of host ports for one target is one port that takes any of the range.
-    """
-    spec, slash, protocol = text.partition("/")
-    if not spec or (slash and not protocol):
-        raise ValueError(f"{text!r} names no port")
-    kind_ = _protocol(protocol.lower() or "tcp")
-    rest, _, target_text = spec.rpartition(":")
-    host_ip, _, published_text = rest.rpartition(":")
-    host_ip = _host_ip(host_ip, text)
-    if not target_text:
-        raise ValueError(f"{text!r} names no port of the service")
-    first, last = units.port_range(target_text)
-    if first == 0:
-        raise ValueError(f"{text!r}: a service cannot listen on port 0")
-    if not published_text:
-        ports = [
-            Port(target=one, protocol=kind_, host_ip=host_ip) for one in range(first, last + 1)
-        ]
-    else:
-        begin, end = units.port_range(published_text)
-        if first == last and begin != end:
-            return [_any_of(first, begin, end, kind_, host_ip)]
-        if end - begin != last - first:
-            raise ValueError(f"{text!r}: the two ranges of ports differ in length")
-        ports = [
-            _any_of(first + step, begin + step, begin + step, kind_, host_ip)
-            for step in range(last - first + 1)
-        ]
-    # docker compose sorts the ports of a range as text.
-    return sorted(ports, key=lambda port: f"{port.target}/{port.protocol}")
-
-
-def _any_of(target: int, begin: int, end: int, protocol: Protocol, host_ip: str) -> Port:
-    """A port published on one of a range; port 0 leaves the choice to the host."""
+        return None
+    if protocol not in _PROTOCOLS:
+        tree.unsupported(f"{where}: the protocol {protocol}", node.position, report)
+        return None
     return Port(
         target=target,
         published=begin or None,
         published_end=end if end != begin else None,
         protocol=protocol,
-        host_ip=host_ip,
+        host_ip=tree.text(node.child("host_ip"), f"{where}.host_ip", report) or "",
     )
 
 
-def _protocol(text: str) -> Protocol:
-    if text in ("tcp", "udp"):
+_PROTOCOLS = ("tcp", "udp")
+
+
+def parse_ports(text: str) -> list[dict[str, str | int]]:
+    """The short form `[HOST_IP:][PUBLISHED:]TARGET[/PROTOCOL]` in long forms, ranges spread out.
+
+    Raises ValueError. A range of host ports for one target is one port that takes any of the range; docker
+    compose sorts the ports of a range as text.
+    """
+    rest, _, target_text = text.rpartition(":")
+    target_text, _, protocol = target_text.partition("/")
+    protocol = protocol.partition("/")[0]
+    host_ip, _, published_text = rest.rpartition(":")
+    host_ip = _host_ip(host_ip, text)
+    if not target_text:
+        raise ValueError(f"{text!r} names no port of the service")
+    kind_ = _protocol(protocol.lower() or "tcp")
+    first, last = units.port_range(target_text)
+    if first == 0:
+        raise ValueError(f"{text!r}: a service cannot listen on port 0")
+    begin, end = units.port_range(published_text) if published_text else (first, last)
+    if end - begin != last - first and first != last:
+        raise ValueError(f"{text!r}: the two ranges of ports differ in length")
+    found: list[dict[str, str | int]] = []
+    for step in range(last - first + 1):
+        one: dict[str, str | int] = {"mode": "ingress", "target": first + step}
+        if host_ip:
+            one["host_ip"] = host_ip
+        if published_text:
+            range_ = first == last and begin != end
+            one["published"] = f"{begin}-{end}" if range_ else str(begin + step)
+        one["protocol"] = kind_
+        found.append(one)
+    return sorted(found, key=lambda one: f"{one['target']}/{kind_}")
+
+
+def _protocol(text: str) -> str:
+    if text in ("tcp", "udp", "sctp"):
         return text
-    if text == "sctp":
-        raise NotImplementedError("the protocol sctp")
-    raise ValueError(f"{text!r} is not a protocol; tcp and udp are")
+    raise ValueError(f"{text!r} is not a protocol; tcp, udp and sctp are")
 
 
 def _host_ip(text: str, whole: str) -> str:
@@ -213,45 +312,6 @@ def _host_ip(text: str, whole: str) -> str:
     if inner and (not units.is_address(inner) or (":" in inner and not bracketed)):
         raise ValueError(f"{whole!r}: {text!r} is not an IP address; IPv6 stands in brackets")
     return inner
-
-
-def _long_port(node: tree.Node, where: str, report: tree.Report) -> Port | None:
-    tree.check_keys(node, where, report, _PORT_KEYS)
-    target = tree.integer(node.child("target"), f"{where}.target", report)
-    if target is None:
-        if not node.child("target"):
-            report.error(tree.VALUE, f"{where} names no target port", node.position)
-        return None
-    published_node = node.child("published")
-    published = ""
-    if published_node is not None:
-        if isinstance(published_node.data, (str, int)) and not isinstance(
-            published_node.data, bool
-        ):
-            published = str(published_node.data)
-        else:
-            tree.wrong_type(published_node, f"{where}.published", report, "a port")
-    try:
-        if not 1 <= target <= units.PORT_LIMIT:
-            raise ValueError(f"{target} is not a port of a service (1 to {units.PORT_LIMIT})")
-        begin, end = units.port_range(published) if published else (0, 0)
-        host_ip = tree.text(node.child("host_ip"), f"{where}.host_ip", report)
-        if host_ip is not None and not units.is_address(host_ip):
-            raise ValueError(f"{host_ip!r} is not an IP address")
-        protocol = tree.text(node.child("protocol"), f"{where}.protocol", report) or "tcp"
-        port = _any_of(target, begin, end, _protocol(protocol.lower()), host_ip or "")
-    except ValueError as problem:
-        report.error(tree.VALUE, f"{where}: {problem}", node.position)
-        return None
-    except NotImplementedError as pending:
-        tree.unsupported(f"{where}: {pending}", node.position, report)
-        return None
-    return msgspec.structs.replace(
-        port,
-        name=tree.text(node.child("name"), f"{where}.name", report) or "",
-        mode=tree.text(node.child("mode"), f"{where}.mode", report) or "ingress",
-        app_protocol=tree.text(node.child("app_protocol"), f"{where}.app_protocol", report) or "",
-    )
 
 
 # --- mapping half ---------------------------------------------------------------------------------------

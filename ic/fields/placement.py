@@ -7,81 +7,139 @@ import re
 import msgspec
 
 from ic import names
+from ic.fields import forms, merging, schema, tree, values
 from ic.fields import section as contribution
-from ic.fields import tree
 from ic.resources import kind
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """The placement section. `replicas` is `deploy.replicas` or `scale`, 1 without either.
-
-    `scale` and `deploy_replicas` are the two as written and `deploy` whether there is one, for `ic config`.
-    """
+    """The placement section. `replicas` is `deploy.replicas` or `scale`, 1 without either."""
 
     replicas: int = 1
-    scale: int | None = None
-    deploy: bool = False
-    deploy_replicas: int | None = None
     container_name: str | None = None
     labels: dict[str, str] = {}
 
 
 # --- reading half ---------------------------------------------------------------------------------------
-KEYS: dict[str, tree.Rule | None] = {
-    "scale": None,
-    "deploy": None,
-    "container_name": None,
-    "labels": tree.PAIRS,
-}
-BELOW: tree.Rules = {("deploy", "labels"): tree.PAIRS}
-PENDING = frozenset({"annotations", "attach", "label_file", "logging"})
 
-_DEPLOY_PENDING = frozenset(
+
+_DURATION = schema.text(fault=values.duration)
+_UPDATE = schema.mapping(
     {
-        "endpoint_mode", "labels", "mode", "placement", "resources", "restart_policy",
-        "rollback_config", "update_config",
+        "parallelism": schema.whole(fault=values.negative),
+        "delay": _DURATION,
+        "failure_action": schema.text(),
+        "monitor": _DURATION,
+        "max_failure_ratio": schema.number(),
+        "order": schema.word("start-first", "stop-first"),
+    },
+    pending=True,
+)
+_CPUS = schema.Key(schema.NUMBER | schema.TEXT, fault=values.float_text)
+_MEMORY = schema.text(fault=values.size)
+REQUEST: dict[str, schema.Key] = {
+    "capabilities": schema.texts(),
+    "count": schema.Key(schema.TEXT | schema.WHOLE, fault=values.count),
+    "device_ids": schema.texts(),
+    "driver": schema.text(),
+    "options": schema.pairs(),
+}
+_GENERIC = schema.mapping(
+    {
+        "discrete_resource_spec": schema.mapping(
+            {
+                "kind": schema.text(),
+                "value": schema.Key(schema.NUMBER | schema.TEXT, fault=values.whole_text),
+            }
+        )
     }
-)  # fmt: skip
-_CONTAINER_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+)
+_RESOURCES = schema.mapping(
+    {
+        "limits": schema.mapping(
+            {
+                "cpus": _CPUS,
+                "memory": _MEMORY,
+                "pids": schema.Key(schema.WHOLE | schema.TEXT, fault=values.whole_text),
+            }
+        ),
+        "reservations": schema.mapping(
+            {
+                "cpus": _CPUS,
+                "memory": _MEMORY,
+                "generic_resources": schema.listing(_GENERIC),
+                "devices": schema.listing(
+                    schema.mapping(REQUEST, required=("capabilities",), fill=forms.request)
+                ),
+            }
+        ),
+    },
+    pending=True,
+)
+DEPLOY = schema.Key(
+    schema.MAPPING | schema.NULL,
+    keys={
+        "mode": schema.text(pending=True),
+        "endpoint_mode": schema.text(pending=True),
+        "replicas": schema.whole(),
+        "labels": schema.pairs(merge=merging.sequences, index=merging.by_name, pending=True),
+        "rollback_config": _UPDATE,
+        "update_config": _UPDATE,
+        "resources": _RESOURCES,
+        "restart_policy": schema.mapping(
+            {
+                "condition": schema.text(),
+                "delay": _DURATION,
+                "max_attempts": schema.whole(fault=values.negative),
+                "window": _DURATION,
+            },
+            pending=True,
+        ),
+        "placement": schema.mapping(
+            {
+                "constraints": schema.texts(distinct=False),
+                "preferences": schema.listing(schema.mapping({"spread": schema.text()})),
+                "max_replicas_per_node": schema.whole(fault=values.negative),
+            },
+            pending=True,
+        ),
+    },
+)
+SCHEMA: dict[str, schema.Key] = {
+    "annotations": schema.pairs(merge=merging.sequences, index=merging.by_name, pending=True),
+    "attach": schema.late_flag(pending=True),
+    "container_name": schema.text(
+        "[a-zA-Z0-9][a-zA-Z0-9_.-]+", told="needs a letter or digit and at least two characters"
+    ),
+    "deploy": DEPLOY,
+    "label_file": schema.Key(
+        schema.TEXT | schema.LIST, item=schema.text(), merge=merging.sequences, long=forms.as_list
+    ),
+    "labels": schema.pairs(merge=merging.sequences, index=merging.by_name),
+    "logging": schema.mapping(
+        {
+            "driver": schema.text(),
+            "options": schema.named(schema.Key(schema.TEXT | schema.NUMBER | schema.NULL), ".+"),
+        },
+        merge=merging.logging,
+        pending=True,
+    ),
+    "scale": schema.whole(),
+}
+_CONTAINER_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"
 
 
 def normalize(service: tree.Node, where: str, report: tree.Report) -> Placement:
-    """Read the section from a service's merged mapping; `scale` and `deploy.replicas` must agree."""
+    """Read the section from a service's long form, in which `scale` and `deploy.replicas` agree."""
+    scale = tree.integer(service.child("scale"), f"{where}.scale", report)
     deploy = service.child("deploy")
-    tree.entries(deploy, f"{where}.deploy", report, null=True)
-    tree.check_keys(deploy, f"{where}.deploy", report, ("replicas",), _DEPLOY_PENDING)
-    scale = _count(service.child("scale"), f"{where}.scale", report)
     node = deploy.child("replicas") if deploy is not None else None
-    replicas = _count(node, f"{where}.deploy.replicas", report)
-    if node is not None and None not in (scale, replicas) and scale != replicas:
-        report.error(
-            tree.CONFLICT,
-            f"{where}: scale is {scale} and deploy.replicas is {replicas}; they must be the same",
-            node.position,
-        )
+    replicas = tree.integer(node, f"{where}.deploy.replicas", report)
     count = scale if scale is not None else replicas if replicas is not None else 1
-    name_node = service.child("container_name")
-    name = tree.text(name_node, f"{where}.container_name", report)
-    if name_node is not None and name is not None and not _CONTAINER_NAME.search(name):
-        report.error(
-            tree.VALUE,
-            f"{where}.container_name: {name!r} needs a letter or digit and at least two characters",
-            name_node.position,
-        )
-    elif name_node is not None and name and count > 1:
-        key = "scale" if scale is not None else "deploy.replicas"
-        report.error(
-            tree.CONFLICT,
-            f"{where}: container_name {name!r} cannot be that of {count} replicas ({key})",
-            name_node.position,
-            "leave container_name out",
-        )
     return Placement(
         replicas=count,
-        scale=scale,
-        deploy=deploy is not None and deploy.data is not None,
-        deploy_replicas=replicas,
-        container_name=name or None,
+        container_name=tree.text(service.child("container_name"), f"{where}.container_name", report)
+        or None,
         labels=tree.labels(service.child("labels"), f"{where}.labels", report),
     )
 
@@ -90,20 +148,12 @@ def faults(section: Placement) -> list[tuple[str, str, str]]:
     """What could not run: key, reason and hint of each."""
     found: list[tuple[str, str, str]] = []
     name = section.container_name
-    if name and not _CONTAINER_NAME.fullmatch(name):
+    if name and not re.fullmatch(_CONTAINER_NAME, name):
         reason = f"{name!r} may hold letters, digits, '_', '.' and '-' only"
         found.append(("container_name", reason, ""))
     if "" in section.labels:
         found.append(("labels", "a label has an empty name", ""))
     return found
-
-
-def _count(node: tree.Node | None, where: str, report: tree.Report) -> int | None:
-    value = tree.integer(node, where, report)
-    if node is not None and value is not None and value < 0:
-        report.error(tree.VALUE, f"{where} must not be negative", node.position)
-        return None
-    return value
 
 
 # --- mapping half ---------------------------------------------------------------------------------------

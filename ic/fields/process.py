@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 import shlex
 from typing import TYPE_CHECKING
@@ -13,23 +12,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ic import errors, names
+from ic.fields import forms, merging, schema, tree, values
 from ic.fields import section as contribution
-from ic.fields import tree
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ic.resources import image as image_kind
     from ic.resources import kind
-
-
-class EnvFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of `env_file`: an absolute path."""
-
-    path: str
-    required: bool = True
-    raw: bool = False
-    position: errors.Position | None = None
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,91 +25,115 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
     `command` and `entrypoint`: None means the image's own, an empty tuple means none. `environment` is the
     final one (env_file and the process environment applied); names that have no value anywhere stand in
-    `unresolved` and are not set. `env_files` are those of the file; their variables are in `environment`.
+    `unresolved` and are not set.
     """
 
     command: tuple[str, ...] | None = None
     entrypoint: tuple[str, ...] | None = None
     environment: dict[str, str] = {}
     unresolved: tuple[str, ...] = ()
-    env_files: tuple[EnvFile, ...] = ()
     user: str | None = None
     working_dir: str | None = None
 
 
 # --- reading half ---------------------------------------------------------------------------------------
-KEYS: dict[str, tree.Rule | None] = {
-    "command": tree.REPLACE,
-    "entrypoint": tree.REPLACE,
-    "environment": tree.PAIRS,
-    "env_file": tree.LIST,
-    "user": None,
-    "working_dir": None,
+
+
+def _faulty_line(node: tree.Node) -> str:
+    if not isinstance(node.data, str):
+        return ""
+    try:
+        split_words(node.data)
+    except ValueError as problem:
+        return str(problem)
+    return ""
+
+
+def _long_env_file(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
+    del where, report
+    given = tree.as_list(node)
+    if not isinstance(given.data, list):
+        return node
+    listed = [
+        forms.made(one.position, path=one.data, required=True)
+        if isinstance(one.data, str)
+        else forms.having(one, required=True)
+        for one in given.data
+    ]
+    return tree.Node(listed, node.position)
+
+
+COMMAND = schema.Key(
+    schema.TEXT | schema.LIST | schema.NULL,
+    item=schema.text(),
+    merge=merging.replace,
+    fault=_faulty_line,
+)
+ENVIRONMENT = schema.pairs(item=schema.text(fault=values.variable))
+HOOK = schema.mapping(
+    {
+        "command": COMMAND.but(merge=None),
+        "user": schema.text(),
+        "privileged": schema.late_flag(),
+        "working_dir": schema.text(),
+        "environment": ENVIRONMENT,
+    },
+    required=("command",),
+)
+_ENV_FILE = schema.Key(
+    schema.TEXT | schema.MAPPING,
+    keys={"path": schema.text(), "format": schema.text(), "required": schema.late_flag()},
+    required=("path",),
+    extensions=False,
+)
+SCHEMA: dict[str, schema.Key] = {
+    "command": COMMAND,
+    "entrypoint": COMMAND,
+    "environment": ENVIRONMENT.but(merge=merging.sequences, index=merging.by_name),
+    "env_file": schema.Key(
+        schema.TEXT | schema.LIST,
+        item=_ENV_FILE,
+        merge=merging.sequences,
+        index=merging.by_key("path"),
+        long=_long_env_file,
+    ),
+    "group_add": schema.listing(
+        schema.Key(schema.TEXT | schema.NUMBER, fault=values.no_fraction),
+        distinct=True,
+        pending=True,
+    ),
+    "stdin_open": schema.flag(pending=True),
+    "tty": schema.flag(pending=True),
+    "user": schema.text(),
+    "working_dir": schema.text(),
 }
-BELOW: tree.Rules = {}
-PENDING = frozenset({"group_add", "stdin_open", "tty"})
-
-_NO_VARIABLES: dict[str, str] = {}
 
 
-def normalize(
-    service: tree.Node,
-    where: str,
-    report: tree.Report,
-    *,
-    env: Mapping[str, str] = _NO_VARIABLES,
-    root: str = "/",
-    home: str = "",
-) -> Process:
-    """Read the section from a service's merged mapping.
-
-    `env` gives variables without a value theirs; `root` is the directory that env files stand in. The files
-    themselves are read by the loader and joined by `with_env_files`. `home` is what `~` means.
-    """
-    given = _environment(service.child("environment"), f"{where}.environment", report)
+def normalize(service: tree.Node, where: str, report: tree.Report) -> Process:
+    """Read the section from a service's long form; its env files are in `environment` already."""
     environment: dict[str, str] = {}
     unresolved: list[str] = []
-    for name, value in given.items():
-        resolved = env.get(name) if value is None else value
-        if value is None and resolved is not None and tree.control_fault(resolved):
-            fault = tree.control_fault(resolved)
+    node = service.child("environment")
+    for name, value in tree.pairs(node, f"{where}.environment", report).items():
+        if value is None:
+            unresolved.append(name)
+            continue
+        fault = tree.control_fault(value)
+        if fault:
             report.error(
                 tree.CONTROL,
                 f"{where}.environment: the value of {name} holds {fault}",
-                service.position,
+                node.key_position(name) if node is not None else service.position,
             )
-        if resolved is None:
-            unresolved.append(name)
-        else:
-            environment[name] = resolved
+        environment[name] = value
     return Process(
         command=_words(service.child("command"), f"{where}.command", report),
         entrypoint=_words(service.child("entrypoint"), f"{where}.entrypoint", report),
         environment=environment,
         unresolved=tuple(sorted(unresolved)),
-        env_files=_env_files(service.child("env_file"), f"{where}.env_file", report, root, home),
         user=tree.text(service.child("user"), f"{where}.user", report) or None,
         working_dir=tree.text(service.child("working_dir"), f"{where}.working_dir", report) or None,
     )
-
-
-def _environment(node: tree.Node | None, where: str, report: tree.Report) -> dict[str, str | None]:
-    for index, item in enumerate(node.data if node and isinstance(node.data, list) else ()):
-        name = item.data.partition("=")[0] if isinstance(item.data, str) else "NAME"
-        if not name or name[-1].isspace():
-            report.error(
-                tree.VALUE,
-                f"{where}[{index}]: {name!r} is not the name of a variable",
-                item.position,
-            )
-    return tree.pairs(node, where, report)
-
-
-def with_env_files(section: Process, from_files: Mapping[str, str]) -> Process:
-    """The section with the variables of its env files below its own."""
-    own = {*section.environment, *section.unresolved}
-    below = {name: value for name, value in from_files.items() if name not in own}
-    return msgspec.structs.replace(section, environment={**below, **section.environment})
 
 
 def _words(node: tree.Node | None, where: str, report: tree.Report) -> tuple[str, ...] | None:
@@ -187,43 +199,6 @@ def split_words(text: str) -> tuple[list[str], str]:
             word = (word or "") + bare
         at = piece.end()
     return words + ([] if word is None else [word]), text[at:]
-
-
-def _env_files(
-    node: tree.Node | None, where: str, report: tree.Report, root: str, home: str
-) -> tuple[EnvFile, ...]:
-    found: dict[str, EnvFile] = {}
-    given = tree.as_list(node) if node is not None else None
-    for index, item in enumerate(tree.items(given, where, report)):
-        label = f"{where}[{index}]"
-        one = item
-        if isinstance(item.data, dict):
-            tree.check_keys(item, label, report, ("path", "required", "format"))
-            path = item.child("path")
-            if path is None:
-                report.error(tree.VALUE, f"{label} has no path", item.position)
-                continue
-            one = path
-        path_text = tree.text(one, label, report)
-        if not path_text:
-            if path_text is not None:
-                report.error(tree.VALUE, f"{label} is empty; it must be a path", one.position)
-            continue
-        if path_text.startswith("~"):
-            path_text = tree.at_home(path_text, home, one, label, report)
-            if not path_text:
-                continue
-        path_text = posixpath.normpath(posixpath.join(root, path_text))
-        format_ = tree.word(item.child("format"), f"{label}.format", report, ("raw",))
-        found[path_text] = EnvFile(
-            path=path_text,
-            required=tree.boolean(
-                item.child("required"), f"{label}.required", report, default=True
-            ),
-            raw=format_ == "raw",
-            position=one.position,
-        )
-    return tuple(found.values())
 
 
 # --- mapping half ---------------------------------------------------------------------------------------

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import posixpath
 import re
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from ic import names, units
+from ic.fields import foreign, forms, merging, schema, tree, values
 from ic.fields import section as contribution
-from ic.fields import tree
 
 if TYPE_CHECKING:
+    from ic import errors
     from ic.resources import image as image_kind
     from ic.resources import kind
 
@@ -21,9 +22,7 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
     """One mount in long form.
 
     A `volume` with an empty source is anonymous. `size` and `mode` belong to tmpfs (bytes, permission
-    bits); a tmpfs has `short` when it came from the key `tmpfs`: the entry as written. `create_host_path`
-    is true for short-form binds, as docker creates a missing directory there. `detailed` tells whether the
-    mapping of its type is given (the short form gives it), for `ic config`.
+    bits). `create_host_path` is true for short-form binds, as docker creates a missing directory there.
     """
 
     type: Literal["volume", "bind", "tmpfs"]
@@ -34,10 +33,6 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
     create_host_path: bool = False
     size: int | None = None
     mode: int | None = None
-    selinux: str = ""
-    consistency: str = ""
-    detailed: bool = False
-    short: str = ""
 
 
 class Storage(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,136 +42,206 @@ class Storage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # --- reading half ---------------------------------------------------------------------------------------
-KEYS: dict[str, tree.Rule | None] = {"volumes": None, "tmpfs": tree.LIST}
-BELOW: tree.Rules = {}
-PENDING = frozenset({"configs", "secrets", "storage_opt", "volumes_from"})
 
-_TYPES = ("volume", "bind", "tmpfs")
-_PENDING_TYPES = ("cluster", "image", "npipe")
-_MOUNT_KEYS = ("type", "source", "target", "read_only", "consistency", "bind", "volume", "tmpfs")
+
+def _long_volume(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
+    if not isinstance(node.data, str):
+        return node
+    try:
+        return parse_mount(node.data, node.position)
+    except ValueError as problem:
+        if not report.lenient:
+            report.error(tree.VALUE, f"{where}: {problem}", node.position)
+    return node
+
+
+def _target_of(node: tree.Node) -> str | None:
+    if isinstance(node.data, str):
+        try:
+            node = parse_mount(node.data, node.position)
+        except ValueError:
+            return None  # reported where the short form becomes the long one
+    target = node.child("target")
+    return target.data if target is not None and isinstance(target.data, str) else None
+
+
+def _grant_target(default: str) -> schema.Index:
+    """What tells grants apart: the target, or the default place of the source."""
+
+    def index(node: tree.Node) -> str | None:
+        target, source = node.child("target"), node.child("source")
+        if target is not None and isinstance(target.data, str):
+            return target.data
+        name = source.data if source is not None else node.data
+        return f"{default}/{name}" if isinstance(name, str) else None
+
+    return index
+
+
+def _secret_target(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
+    del where, report
+    source = node.child("source")
+    name = source.data if source is not None else ""
+    return forms.having(node, target=f"/run/secrets/{name}")
+
+
+GRANT = schema.Key(
+    schema.TEXT | schema.MAPPING,
+    keys={
+        "source": schema.text(),
+        "target": schema.text(),
+        "uid": schema.text(),
+        "gid": schema.text(),
+        "mode": schema.Key(schema.NUMBER | schema.TEXT, fault=values.mode),
+    },
+    long=forms.grant,
+)
+_VOLUME = schema.Key(
+    schema.TEXT | schema.MAPPING,
+    keys={
+        "type": schema.word("bind", "volume", "tmpfs", "cluster", "npipe", "image"),
+        "source": schema.text(),
+        "target": schema.text(),
+        "read_only": schema.flag(),
+        "consistency": schema.text(),
+        "bind": schema.mapping(
+            {
+                "propagation": schema.text(pending=True),
+                "create_host_path": schema.late_flag(),
+                "recursive": schema.word(
+                    "enabled", "disabled", "writable", "readonly", pending=True
+                ),
+                "selinux": schema.word("z", "Z"),
+            }
+        ),
+        "volume": schema.mapping(
+            {
+                "labels": schema.pairs(merge=merging.sequences, pending=True),
+                "nocopy": schema.flag(),
+                "subpath": schema.text(pending=True),
+            }
+        ),
+        "tmpfs": schema.mapping(
+            {
+                "size": schema.Key(schema.WHOLE | schema.TEXT, low=0, fault=values.size),
+                "mode": schema.Key(schema.NUMBER | schema.TEXT, fault=values.whole),
+            }
+        ),
+        "image": schema.mapping({"subpath": schema.text()}, pending=True),
+        **foreign.MOUNT,
+    },
+    required=("type", "target"),
+    long=_long_volume,
+)
+SCHEMA: dict[str, schema.Key] = {
+    "configs": schema.listing(GRANT, index=_grant_target(""), pending=True),
+    "secrets": schema.listing(
+        GRANT.but(fill=_secret_target), index=_grant_target("/run/secrets"), pending=True
+    ),
+    "storage_opt": schema.Key(schema.MAPPING, loose=True, pending=True),
+    "tmpfs": schema.Key(
+        schema.TEXT | schema.LIST,
+        item=schema.text(),
+        distinct=True,
+        merge=merging.sequences,
+        index=merging.by_name,
+    ),
+    "volumes": schema.listing(_VOLUME, distinct=True, index=_target_of),
+    "volumes_from": schema.texts(pending=True),
+}
+
 _PROPAGATIONS = frozenset({"private", "rprivate", "rshared", "rslave", "shared", "slave"})
-_DRIVE = re.compile(r"(?:(?<=:)|(?<![^:]))([A-Za-z]):(?=[\\/])")
 
 
-def normalize(
-    service: tree.Node, where: str, report: tree.Report, *, root: str = "/", home: str = ""
-) -> Storage:
-    """Read the section from a service's merged mapping.
-
-    `root` is the directory that relative sources of binds stand in, `home` what `~` means.
-    """
-    mounts = read_mounts(service, where, report)
-    seen: dict[str, tree.Node] = {}
-    for mount, node in mounts:
-        first = seen.setdefault(mount.target, node)
-        if first is not node:
-            report.error(
-                tree.CONFLICT,
-                f"{where}: {mount.target} is mounted twice; first at {first.position}",
-                node.position,
-            )
-    rooted: list[Mount] = []
-    for mount, node in mounts:
-        source = mount.source
-        if mount.type == "bind" and source.startswith("~"):
-            source = tree.at_home(source, home, node, f"{where}.volumes", report)
-        rooted.append(_rooted(msgspec.structs.replace(mount, source=source), root))
-    return Storage(volumes=tuple(rooted))
-
-
-def _rooted(mount: Mount, root: str) -> Mount:
-    if mount.type != "bind":
-        return mount
-    source = mount.source
-    if not source.startswith("/") and not _DRIVE.match(source):
-        source = posixpath.normpath(posixpath.join(root, source))
-    return msgspec.structs.replace(mount, source=source)
-
-
-def read_mounts(
-    service: tree.Node, where: str, report: tree.Report
-) -> list[tuple[Mount, tree.Node]]:
-    """The mounts of a service, `volumes` before `tmpfs`, each with the node it was written in.
-
-    A target given twice in `volumes` counts once, the later one (as when files are merged).
-    """
-    found: dict[str, tuple[Mount, tree.Node]] = {}
+def normalize(service: tree.Node, where: str, report: tree.Report) -> Storage:
+    """Read the section from a service's long form; paths on this host are absolute already."""
+    found: list[Mount] = []
     label = f"{where}.volumes"
     for index, node in enumerate(tree.items(service.child("volumes"), label, report)):
         mount = _mount(node, f"{label}[{index}]", report)
         if mount is not None:
-            found[mount.target] = (mount, node)
-    mounts = list(found.values())
+            found.append(mount)
     tmpfs = service.child("tmpfs")
     listed = tree.items(tree.as_list(tmpfs) if tmpfs else None, f"{where}.tmpfs", report)
-    given: dict[str, tuple[Mount, tree.Node]] = {}
     for index, node in enumerate(listed):
         mount = _tmpfs_entry(node, f"{where}.tmpfs[{index}]", report)
         if mount is not None:
-            # docker compose tells entries apart by what stands before the first '='.
-            given[mount.short.partition("=")[0]] = (mount, node)
-    return mounts + list(given.values())
+            found.append(mount)
+    return Storage(volumes=tuple(found))
 
 
-def _mount(node: tree.Node, where: str, report: tree.Report) -> Mount | None:
-    if isinstance(node.data, dict):
-        return _long_mount(node, where, report)
-    spec = tree.text(node, where, report)
-    if spec is None:
-        return None
-    try:
-        return parse_mount(spec)
-    except ValueError as problem:
-        report.error(tree.VALUE, f"{where}: {problem}", node.position)
-    except NotImplementedError as pending:
-        tree.unsupported(f"{where}: {pending}", node.position, report)
-    return None
+def parse_mount(spec: str, position: errors.Position) -> tree.Node:
+    """The short form `[SOURCE:]TARGET[:OPTION,...]` as the long one; a drive letter belongs to its path.
 
-
-def parse_mount(spec: str) -> Mount:
-    """The short form `[SOURCE:]TARGET[:OPTION,...]`; a drive letter belongs to its path.
-
-    Raises ValueError, and NotImplementedError (with what it is) for options without a mapping yet.
+    Raises ValueError. Options that docker compose does not know it ignores, and so do files that rely on it
+    (`cached`).
     """
-    parts = [part.replace("\0", ":") for part in _DRIVE.sub("\\1\0", spec).split(":")]
+    if not spec:
+        raise ValueError("the volume is empty")
+    if len(spec) < 3:
+        return forms.made(position, type="volume", target=_target(spec))
+    parts = [part.replace("\0", ":") for part in _split(spec)]
     if "" in parts:
-        raise ValueError(f"{spec!r} has an empty part" if spec else "the volume is empty")
+        raise ValueError(f"{spec!r} has an empty part")
     if len(parts) > 3:
         raise ValueError(f"{spec!r} has too many colons")
-    if len(parts) == 1:
-        return Mount(type="volume", target=_target(parts[0]), detailed=len(spec) > 2)
-    source, target = parts[0], _target(parts[1])
-    read_only = nocopy = False
-    selinux = ""
-    for option in parts[2].split(",") if len(parts) == 3 else ():
-        if option in ("ro", "rw"):
-            read_only = option == "ro"
-        elif option == "nocopy":
-            nocopy = True
-        elif option in ("z", "Z"):
-            selinux = option
-        elif option in _PROPAGATIONS:
-            raise NotImplementedError(f"the option {option!r}")
-        # docker compose ignores any other option here, and so do files that rely on it (`cached`).
-    if source[0] in "./~" or _DRIVE.match(source) or source.startswith("\\\\"):
-        return Mount(
-            type="bind",
-            source=source,
-            target=target,
-            read_only=read_only,
-            selinux=selinux,
-            create_host_path=True,
-            detailed=True,
-        )
-    return Mount(
-        type="volume",
-        detailed=True,
-        source=source,
-        target=target,
-        read_only=read_only,
-        nocopy=nocopy,
-        selinux=selinux,
+    source = parts[0] if len(parts) > 1 else ""
+    on_host = bool(source) and (
+        source[0] in "./~" or source.startswith("\\\\") or bool(re.match(_DRIVE_PATH, source))
     )
+    options = parts[2].split(",") if len(parts) == 3 else []
+    access = [one for one in options if one in ("ro", "rw")]
+    data = {
+        "type": forms.scalar("bind" if on_host else "volume", position),
+        "target": forms.scalar(_target(parts[1] if source else parts[0]), position),
+    }
+    if source:
+        data["source"] = forms.scalar(source, position)
+    if access and access[-1] == "ro":
+        yes: tree.Scalar = True
+        data["read_only"] = forms.scalar(yes, position)
+    bind = _bind_options(options) | ({"create_host_path": True} if on_host else {})
+    if bind:
+        data["bind"] = forms.made(position, **bind)
+    if "nocopy" in options:
+        data["volume"] = forms.made(position, nocopy=True)
+    elif not on_host:
+        data["volume"] = forms.made(position)
+    return tree.Node(data, position)
+
+
+def _bind_options(options: list[str]) -> dict[str, tree.Scalar]:
+    found: dict[str, tree.Scalar] = {}
+    for one in options:
+        if one in ("z", "Z"):
+            found["selinux"] = one
+        elif one in _PROPAGATIONS:
+            found["propagation"] = one
+    return found
+
+
+def _split(spec: str) -> list[str]:
+    """The parts between colons, those of drive letters and of variables kept as NUL."""
+    parts: list[str] = []
+    part = ""
+    depth = 0
+    for index, character in enumerate(spec):
+        if character == "$" and spec[index + 1 : index + 2] == "{":
+            depth += 1
+        elif character == "}" and depth:
+            depth -= 1
+        elif character == ":" and len(part) == 1 and part.isalpha():
+            part += "\0"
+            continue
+        elif character == ":" and not depth:
+            parts.append(part)
+            part = ""
+            continue
+        part += character
+    return [*parts, part]
+
+
+_DRIVE_PATH = r"[^\W\d_]:"
 
 
 def _target(text: str) -> str:
@@ -184,52 +249,28 @@ def _target(text: str) -> str:
     return "/" + path.lstrip("/") if path.startswith("/") else path
 
 
-def _long_mount(node: tree.Node, where: str, report: tree.Report) -> Mount | None:
-    tree.check_keys(node, where, report, _MOUNT_KEYS, ("image",))
-    type_ = tree.word(node.child("type"), f"{where}.type", report, _TYPES, _PENDING_TYPES)
-    if type_ is None:
-        if node.child("type") is None:
-            report.error(tree.VALUE, f"{where} has no type", node.position, "add type: volume")
+def _mount(node: tree.Node, where: str, report: tree.Report) -> Mount | None:
+    type_ = tree.text(node.child("type"), f"{where}.type", report)
+    target = tree.text(node.child("target"), f"{where}.target", report)
+    if type_ not in ("volume", "bind", "tmpfs"):
+        tree.unsupported(f"{where}.type: {type_!r}", node.position, report)
         return None
-    source = tree.text(node.child("source"), f"{where}.source", report) or ""
-    given = tree.text(node.child("target"), f"{where}.target", report)
-    if not given:
+    if not target:
         report.error(tree.VALUE, f"{where} has no target", node.position)
         return None
-    try:
-        target = _target(given)
-        if type_ == "bind" and not source:
-            raise ValueError("a bind needs a source")
-        if type_ == "tmpfs" and source:
-            raise ValueError("a tmpfs has no source")
-    except ValueError as problem:
-        report.error(tree.VALUE, f"{where}: {problem}", node.position)
-        return None
-    bind, volume, tmpfs = node.child("bind"), node.child("volume"), node.child("tmpfs")
-    for name, one, known, pending in (
-        ("bind", bind, ("create_host_path", "selinux"), ("propagation", "recursive")),
-        ("volume", volume, ("nocopy",), ("labels", "subpath")),
-        ("tmpfs", tmpfs, ("size", "mode"), ()),
-    ):
-        tree.entries(one, f"{where}.{name}", report)
-        tree.check_keys(one, f"{where}.{name}", report, known, pending)
-    own = {"bind": bind, "volume": volume, "tmpfs": tmpfs}[type_]
     none = tree.Node(None, node.position)
-    bind, volume, tmpfs = bind or none, volume or none, tmpfs or none
+    bind, volume, tmpfs = (node.child(name) or none for name in ("bind", "volume", "tmpfs"))
     return Mount(
-        type=cast("Literal['volume', 'bind', 'tmpfs']", type_),
+        type=type_,
         target=target,
-        source=source,
+        source=tree.text(node.child("source"), f"{where}.source", report) or "",
         read_only=tree.boolean(node.child("read_only"), f"{where}.read_only", report),
         nocopy=tree.boolean(volume.child("nocopy"), f"{where}.volume.nocopy", report),
         create_host_path=tree.boolean(
             bind.child("create_host_path"), f"{where}.bind.create_host_path", report
         ),
-        selinux=tree.word(bind.child("selinux"), f"{where}.bind.selinux", report, ("z", "Z")) or "",
         size=_size(tmpfs.child("size"), f"{where}.tmpfs.size", report),
         mode=_mode(tmpfs.child("mode"), f"{where}.tmpfs.mode", report),
-        consistency=tree.text(node.child("consistency"), f"{where}.consistency", report) or "",
-        detailed=own is not None,
     )
 
 
@@ -251,7 +292,7 @@ def _mode(node: tree.Node | None, where: str, report: tree.Report) -> int | None
     if node is None:
         return None
     data = node.data
-    if isinstance(data, str) and _OCTAL.fullmatch(data):
+    if isinstance(data, str) and re.fullmatch(_OCTAL, data):
         return int(data, 8)
     value = tree.integer(node, where, report)
     if value is not None and not 0 <= value <= 0o7777:
@@ -260,7 +301,7 @@ def _mode(node: tree.Node | None, where: str, report: tree.Report) -> int | None
     return value
 
 
-_OCTAL = re.compile(r"0?[0-7]{1,4}")
+_OCTAL = r"0?[0-7]{1,4}"
 
 
 def _tmpfs_entry(node: tree.Node, where: str, report: tree.Report) -> Mount | None:
@@ -280,7 +321,7 @@ def _tmpfs_entry(node: tree.Node, where: str, report: tree.Report) -> Mount | No
             if name == "size":
                 size = None if value == "0" else units.size_bytes(value)
             elif name == "mode":
-                if not _OCTAL.fullmatch(value):
+                if not re.fullmatch(_OCTAL, value):
                     raise ValueError(f"{value!r} is not a file mode")
                 mode = int(value, 8)
             elif name in ("ro", "rw"):
@@ -295,7 +336,7 @@ def _tmpfs_entry(node: tree.Node, where: str, report: tree.Report) -> Mount | No
     except NotImplementedError as pending:
         tree.unsupported(f"{where}: {pending}", node.position, report)
         return None
-    return Mount(type="tmpfs", target=target, read_only=read_only, size=size, mode=mode, short=spec)
+    return Mount(type="tmpfs", target=target, read_only=read_only, size=size, mode=mode)
 
 
 _TMPFS_DEFAULTS = frozenset({"noexec", "nosuid", "nodev", "exec", "suid", "dev"})

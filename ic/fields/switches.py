@@ -11,8 +11,8 @@ from typing import Literal, cast
 import msgspec
 
 from ic import names
+from ic.fields import schema, tree
 from ic.fields import section as contribution
-from ic.fields import tree
 
 KEY = "x-ic"
 OnUnhealthy = Literal["restart", "stop", "kill", "none"]
@@ -36,35 +36,40 @@ class StackSwitches(msgspec.Struct, frozen=True, kw_only=True):
 # --- reading half ---------------------------------------------------------------------------------------
 _ON_UNHEALTHY = ("restart", "stop", "kill", "none")
 _ISOLATION = ("default", "strict")
-SERVICE_KEYS = ("on_unhealthy",)
-STACK_KEYS = ("healthd", "isolation")
-HEALTHD_KEYS = ("image",)
+SERVICE = schema.Key(
+    schema.MAPPING | schema.NULL, keys={"on_unhealthy": schema.word(*_ON_UNHEALTHY)}
+)
+STACK = schema.Key(
+    schema.MAPPING | schema.NULL,
+    keys={
+        "healthd": schema.Key(
+            schema.FLAG | schema.TEXT | schema.MAPPING,
+            keys={"image": schema.text()},
+            cast=schema.to_boolean,
+        ),
+        "isolation": schema.word(*_ISOLATION),
+    },
+)
 
 
 def normalize(service: tree.Node, where: str, report: tree.Report) -> Switches:
     """Read those of a service."""
     node, where = service.child(KEY), f"{where}.{KEY}"
     given = tree.entries(node, where, report, null=True)
-    tree.check_keys(node, where, report, SERVICE_KEYS)
-    word = tree.word(given.get("on_unhealthy"), f"{where}.on_unhealthy", report, _ON_UNHEALTHY)
+    word = tree.text(given.get("on_unhealthy"), f"{where}.on_unhealthy", report)
     return Switches(on_unhealthy=cast("OnUnhealthy | None", word))
 
 
 def normalize_stack(root: tree.Node, report: tree.Report) -> StackSwitches:
     """Read those of the whole stack; `healthd` is a boolean, or a mapping with an image."""
-    node = root.child(KEY)
-    given = tree.entries(node, KEY, report, null=True)
-    tree.check_keys(node, KEY, report, STACK_KEYS)
-    word = tree.word(given.get("isolation"), f"{KEY}.isolation", report, _ISOLATION)
+    given = tree.entries(root.child(KEY), KEY, report, null=True)
+    word = tree.text(given.get("isolation"), f"{KEY}.isolation", report)
     healthd, label = given.get("healthd"), f"{KEY}.healthd"
     wanted, image = True, None
     if healthd is not None and isinstance(healthd.data, dict):
-        tree.check_keys(healthd, label, report, HEALTHD_KEYS)
         image = tree.text(healthd.child("image"), f"{label}.image", report)
-    elif healthd is not None and isinstance(healthd.data, (bool, str)):
-        wanted = tree.boolean(healthd, label, report)
-    elif healthd is not None:
-        tree.wrong_type(healthd, label, report, "true, false or a mapping with an image")
+    else:
+        wanted = tree.boolean(healthd, label, report, default=True)
     return StackSwitches(
         healthd=wanted, image=image or "", isolation=cast("Isolation", word or "default")
     )

@@ -3,10 +3,9 @@
 Pure. A document enters as `Node`s that remember where they were written; what is wrong with it goes into a
 `Report`, so that every mistake is told in one go. For reading, a section module `ic.fields.X` has
 
-* a frozen struct whose attributes are the compose keys,
-* `KEYS`: the service keys it reads, each with its merge rule (None: by shape); `BELOW`: rules deeper down,
-* `PENDING`: the keys of its family that the Compose Specification knows and ic does not map yet,
-* `normalize(service, where, report)`: short forms to long forms, types and values checked.
+* a frozen struct whose attributes are the compose keys that ic carries out,
+* `SCHEMA`: every key of its family that the Compose Specification knows (`ic.fields.schema`),
+* `normalize(service, where, report)`: the struct of a service whose short forms are long ones already.
 
 Reading functions take `(node, where, report)`: `where` is the dotted name used in messages
 (`services.web.ports[0]`). They return a harmless value after having reported an error.
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from ic import errors, units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 Scalar = str | int | float | bool | None
 Mark = Literal["", "reset", "override"]
@@ -48,20 +47,35 @@ class Node:
         self.mark: Mark = mark
 
     def key_position(self, key: str) -> errors.Position:
-        """Where a key of this mapping was written."""
-        return (self.keys or {}).get(key, self.position)
+        """Where a key of this mapping was written; of a key that was made, where its value was."""
+        found = (self.keys or {}).get(key)
+        if found is not None:
+            return found
+        value = self.child(key)
+        return self.position if value is None else value.position
 
     def child(self, key: str) -> Node | None:
         """The value of a key, when this is a mapping that has it."""
         return self.data.get(key) if isinstance(self.data, dict) else None
 
 
-class Report:
-    """Collects diagnostics while a document is read; the one thing that the stages add to."""
+MOST_ERRORS = 1_000  # that are told; who has more has seen enough
+MOST_MADE = 500_000  # values that ranges, env files and extends may bring beside those written
 
-    def __init__(self) -> None:
+
+class Report:
+    """Collects diagnostics while a document is read; the one thing that the stages add to.
+
+    It is `lenient` while variables are not filled in: what cannot be read yet is no mistake then.
+    """
+
+    def __init__(self, *, lenient: bool = False) -> None:
         self.diagnostics: list[errors.Diagnostic] = []
+        self.lenient = lenient
         self._told: set[str] = set()
+        self._said: set[tuple[str, errors.Position | None]] = set()
+        self._errors = 0
+        self._made = 0
         self.faulty: set[errors.Position] = (
             set()
         )  # values that could not be made: no second error there
@@ -70,9 +84,23 @@ class Report:
         self, code: str, summary: str, position: errors.Position | None, hint: str = ""
     ) -> None:
         """Note an error."""
-        if position in self.faulty:
+        if position in self.faulty or self._errors >= MOST_ERRORS:
             return
         self._add("error", code, summary, position, hint)
+
+    def make(self, count: int, where: str, position: errors.Position | None) -> None:
+        """Count values that were not written one by one. Raises ComposeError when they are too many."""
+        self._made += count
+        if self._made > MOST_MADE:
+            summary = (
+                f"{where}: ranges of ports, env files and extends make over {MOST_MADE} values"
+            )
+            one = errors.Diagnostic(
+                severity="error", code="E_LIMIT", summary=summary, position=position
+            )
+            raise errors.ComposeError(
+                f"cannot read the stack: {summary}", diagnostics=(one,), code="E_LIMIT"
+            )
 
     def warn(
         self, code: str, summary: str, position: errors.Position | None, *, once: str = ""
@@ -92,6 +120,11 @@ class Report:
         position: errors.Position | None,
         hint: str,
     ) -> None:
+        said = (summary, position)
+        if position is not None and said in self._said:
+            return
+        self._said.add(said)
+        self._errors += severity == "error"
         self.diagnostics.append(
             errors.Diagnostic(
                 severity=severity, code=code, summary=summary, position=position, hint=hint
@@ -112,6 +145,7 @@ UNKNOWN_KEY = "E_UNKNOWN_KEY"
 UNSUPPORTED = "E_UNSUPPORTED"
 REFERENCE = "E_REFERENCE"
 CONFLICT = "E_MODEL_CONFLICT"
+NAME = "E_NAME"
 
 
 def kind_of(node: Node) -> str:
@@ -133,7 +167,7 @@ def kind_of(node: Node) -> str:
 def wrong_type(node: Node, where: str, report: Report, wanted: str) -> None:
     """Note that a node is not what its place wants."""
     hint = ""
-    if wanted.startswith("text") and isinstance(node.data, (bool, int, float)):
+    if "text" in wanted and "number" not in wanted and isinstance(node.data, (bool, int, float)):
         hint = f'put it in quotes: "{units.number_text(node.data)}"'
     report.error(TYPE, f"{where} must be {wanted}, not {kind_of(node)}", node.position, hint)
 
@@ -151,31 +185,19 @@ def text(node: Node | None, where: str, report: Report) -> str | None:
     return None
 
 
-def word(
-    node: Node | None,
-    where: str,
-    report: Report,
-    known: tuple[str, ...],
-    pending: tuple[str, ...] = (),
-) -> str | None:
-    """A text out of a closed list; `pending` are words of the specification that ic does not know yet."""
-    value = text(node, where, report)
-    if node is None or value is None or value in known:
-        return value
-    if value in pending:
-        unsupported(f"{where}: {value!r}", node.position, report)
-    else:
-        report.error(
-            VALUE,
-            f"{where} must be one of {', '.join(known)}, not {value!r}",
-            node.position,
-            nearest_hint(value, known),
-        )
-    return None
-
-
 _BOOLEANS = {"true": True, "false": False}
 _OLD_BOOLEANS = {"y": True, "yes": True, "on": True, "n": False, "no": False, "off": False}
+
+
+def word_as_boolean(text: str) -> bool | None:
+    """`true` and `false` in any case, and the words of YAML 1.1 for them; None for anything else."""
+    low = text.lower()
+    return _BOOLEANS.get(low, _OLD_BOOLEANS.get(low))
+
+
+def is_old_boolean(text: str) -> bool:
+    """Whether a text is a word of YAML 1.1 for true or false, and not of YAML 1.2."""
+    return text.lower() in _OLD_BOOLEANS
 
 
 def boolean(node: Node | None, where: str, report: Report, *, default: bool = False) -> bool:
@@ -199,7 +221,7 @@ def boolean(node: Node | None, where: str, report: Report, *, default: bool = Fa
     return default
 
 
-_INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+_INTEGER = r"[+-]?\d{1,18}"
 
 
 def integer(node: Node | None, where: str, report: Report) -> int | None:
@@ -211,7 +233,7 @@ def integer(node: Node | None, where: str, report: Report) -> int | None:
         return data
     if isinstance(data, float) and data.is_integer():
         return int(data)
-    if isinstance(data, str) and _INTEGER.fullmatch(data):
+    if isinstance(data, str) and re.fullmatch(_INTEGER, data, re.ASCII):
         return int(data)
     wrong_type(node, where, report, "a whole number")
     return None
@@ -349,47 +371,22 @@ def plain(node: Node) -> object:
 
 # --- keys ---------------------------------------------------------------------------------------------
 
-_OWN_EXTENSIONS = ("x-incus", "x-ic", "x-incus-compose")
-
 
 def unsupported(what: str, position: errors.Position | None, report: Report) -> None:
     """Note that something of the specification is not mapped yet; it is never dropped."""
     report.error(UNSUPPORTED, f"{what} is not supported yet", position)
 
 
-def check_keys(
-    node: Node | None,
-    where: str,
-    report: Report,
-    known: Iterable[str],
-    pending: Iterable[str] = (),
-) -> None:
-    """Every key is read, refused as not supported yet, or unknown: none is dropped in silence."""
-    if node is None or not isinstance(node.data, dict):
-        return
-    for key in node.data:
-        if key in known:
-            continue
-        name = f"{where}.{key}" if where else key
-        if key in pending:
-            unsupported(name, node.key_position(key), report)
-        elif key.startswith("x-"):
-            if key in _OWN_EXTENSIONS:
-                unsupported(name, node.key_position(key), report)
-        else:
-            report.error(
-                UNKNOWN_KEY,
-                f"{where or 'the top level'} has the unknown key {key!r}",
-                node.key_position(key),
-                nearest_hint(key, sorted({*known, *pending})),
-            )
-
-
 def nearest_hint(given: str, known: Iterable[str]) -> str:
     """`did you mean X?` for the nearest known word, or nothing when none is near."""
     best, least = "", 3 if len(given) > 4 else 2
+    word = given.lower().replace("-", "_")
+    letters = set(word)
     for one in known:
-        distance = _distance(given.lower().replace("-", "_"), one.lower().replace("-", "_"), least)
+        # Each edit brings or takes one letter at most, or changes one into another.
+        if len(letters.symmetric_difference(one.lower())) > 2 * least:
+            continue
+        distance = _distance(word, one.lower().replace("-", "_"), least)
         if distance < least:
             best, least = one, distance
     return f"did you mean {best!r}?" if best else ""
@@ -412,45 +409,12 @@ def _distance(one: str, other: str, limit: int) -> int:
     return row[-1]
 
 
-# --- merge rules --------------------------------------------------------------------------------------
-# By shape, mappings are merged key by key, lists follow each other, scalars are replaced. A rule says what
-# to make of both sides before that. Compose Specification, "Merge and override".
-
-
-class Rule:
-    """How two files' values of one key are brought to one form; or that the later stands alone."""
-
-    __slots__ = ("prepare", "replaces")
-
-    def __init__(self, prepare: Callable[[Node], Node], *, replaces: bool = False) -> None:
-        self.prepare = prepare
-        self.replaces = replaces
-
-
-def _as_it_is(node: Node) -> Node:
-    return node
+# --- other forms of the same ---------------------------------------------------------------------------
 
 
 def as_list(node: Node) -> Node:
     """One text as a list of it; what a list has twice is sorted out when it is read."""
     return Node([node], node.position) if isinstance(node.data, str) else node
-
-
-def as_pairs(node: Node) -> Node:
-    """A list of `NAME=VALUE` as a mapping; a name without `=` has null."""
-    if not isinstance(node.data, list):
-        return node
-    data: dict[str, Node] = {}
-    keys: dict[str, errors.Position] = {}
-    for item in node.data:
-        if isinstance(item.data, str):
-            key, equals, value = item.data.partition("=")
-            data[key] = Node(value if equals else None, item.position)
-            keys[key] = item.position
-        else:
-            # Kept in a form that no reader takes, so that reading reports it.
-            data[f"[{len(data)}]"] = Node([item], item.position)
-    return Node(data, node.position, keys)
 
 
 def as_mapping(node: Node, default: dict[str, Scalar] | None = None) -> Node:
@@ -471,10 +435,3 @@ def as_mapping(node: Node, default: dict[str, Scalar] | None = None) -> Node:
         else:
             data[f"[{len(data)}]"] = Node([item], item.position)
     return Node(data, node.position, keys)
-
-
-REPLACE = Rule(_as_it_is, replaces=True)
-LIST = Rule(as_list)
-PAIRS = Rule(as_pairs)
-MAPPING = Rule(as_mapping)
-Rules = dict[tuple[str, ...], Rule]

@@ -139,6 +139,31 @@ def resolve(text: str, env: Mapping[str, str], *, machine: str = "x86_64") -> Re
     raise _told(text, failed)
 
 
+def pinned(text: str, env: Mapping[str, str]) -> str:
+    """A reference with the digest that its registry has for its tag now: of the index, where there is one.
+
+    In full (`docker.io/library/nginx:1@sha256:...`), as docker compose pins it; one that has a digest is not
+    asked for and loses its tag. Raises RegistryError as `resolve` does.
+    """
+    reference = parse(text)
+    name = f"{reference.host}/{reference.repository}"
+    if reference.digest:
+        return f"{name}@{reference.digest}"
+    failed: list[_Failure] = []
+    for place in registries.places(
+        reference.host, reference.repository, registries.load(env), by_digest=False
+    ):
+        login = registries.login(place.host, place.repository, env)
+        with transport.Web() as web:
+            try:
+                digest = _Asked(web, place, login).digest(reference.tag)
+            except _Failure as failure:
+                failed.append(failure)
+                continue
+        return f"{name}:{reference.tag}@{digest}"
+    raise _told(text, failed)
+
+
 def pull_source(resolved: str, env: Mapping[str, str]) -> dict[str, object]:
     """The `source` of POST /1.0/images for a resolved reference (HOST/REPOSITORY@DIGEST), with credentials.
 
@@ -218,6 +243,11 @@ class _Asked:
         answer = self._get(f"blobs/{blob}", "application/octet-stream, */*")
         self._check(answer.body, blob)
         return digest, self._json(answer.body)
+
+    def digest(self, tag: str) -> str:
+        """The digest of what a tag stands for."""
+        body, _ = self._manifest(tag)
+        return _digest(body)
 
     def _manifest(self, name: str) -> tuple[bytes, str]:
         answer = self._get(f"manifests/{name}", ", ".join((*_INDEXES, *_MANIFESTS)))

@@ -8,7 +8,7 @@ from tests.compose import stacks
 
 # Each: services and more as YAML, and the one error.
 WRONG = {
-    "no image": ("services:\n  web: {user: x}\n", "E_VALUE 2:3 services.web has no image"),
+    "no image": ("services:\n  web: {user: x}\n", "E_MISSING 2:3 services.web has neither an image nor a build"),
     "network": (
         "services:\n  web: {image: a, networks: [frnt]}\nnetworks: {front: }\n",
         "E_REFERENCE 2:30 services.web uses the network 'frnt', which networks does not define",

@@ -57,7 +57,7 @@ def test_what_stands_in_earlier_files_is_known_after_the_file_itself() -> None:
         ("A=1\nB C=1\n", 2, "holds a space"),
         ("A=1\na%=1\n", 2, "unexpected character"),
         ('A=1\n\nB="x\ny\n', 3, "never closed"),
-        ("=1\n", 1, "a name is missing"),
+        ("A=1\nexport ", 2, "a name is missing"),
         ("A=1\nB=${U:?no}\n", 2, "required variable U"),
         ("A=${\n", 1, "never closed"),
     ],
@@ -113,3 +113,8 @@ def test_single_quoted_values_read_back(values: dict[str, str]) -> None:
 def test_any_text_gives_values_or_a_fault(text: str) -> None:
     with contextlib.suppress(envfile.Fault):
         assert all(isinstance(value, str) for value in parsed(text).values())
+
+
+def test_a_value_may_have_no_name() -> None:
+    assert parsed("=1\n") == {"": "1"}
+    assert parsed("A=1\nB") == {"A": "1", "": "B"}

@@ -4,11 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ic.compose import merge, model
+from ic.compose import merge
 from ic.fields import tree
 from tests.compose import stacks
-
-TABLE = merge.Table(model.merge_rules())
 
 
 def merged(*texts: str) -> object:
@@ -17,10 +15,10 @@ def merged(*texts: str) -> object:
     base: tree.Node | None = None
     for text in texts:
         root = stacks.node(f"services:\n  w:\n    {text}\n", report)
-        base = merge.merge(base, root, TABLE, report)
+        base = merge.merge(base, root, report)
     assert base is not None
     assert report.diagnostics == []
-    return tree.plain(base)["services"]["w"]  # pyright: ignore[reportIndexIssue]
+    return tree.plain(merge.unique(base))["services"]["w"]  # pyright: ignore[reportIndexIssue]
 
 
 @pytest.mark.parametrize(
@@ -31,11 +29,11 @@ def merged(*texts: str) -> object:
         ("command: [a, b]", "command: c d", {"command": "c d"}),
         ("command: [a]", "command:", {"command": None}),
         ("entrypoint: a", "entrypoint: []", {"entrypoint": []}),
-        ("environment: {A: 1, B: 2}", "environment: [B=3, C]", {"environment": {"A": 1, "B": "3", "C": None}}),
-        ("environment: [A=1, B]", "environment: {B: 2, A: }", {"environment": {"A": None, "B": 2}}),
-        ("environment: [A=1]", "environment:", {"environment": {"A": "1"}}),
-        ("labels: {a: 1}", "labels: [a=2, b]", {"labels": {"a": "2", "b": None}}),
-        ("deploy: {labels: {a: 1}}", "deploy: {labels: [b=2]}", {"deploy": {"labels": {"a": 1, "b": "2"}}}),
+        ("environment: {A: 1, B: 2}", "environment: [B=3, C]", {"environment": ["A=1", "B=3", "C"]}),
+        ("environment: [A=1, B]", "environment: {B: 2, A: }", {"environment": ["A", "B=2"]}),
+        ("environment: [A=1]", "environment:", {"environment": ["A=1"]}),
+        ("labels: {a: 1}", "labels: [a=2, b]", {"labels": ["a=2", "b"]}),
+        ("deploy: {labels: {a: 1}}", "deploy: {labels: [b=2]}", {"deploy": {"labels": ["a=1", "b=2"]}}),
         ("ports: ['80']", "ports: ['81']", {"ports": ["80", "81"]}),
         ("networks: [a]", "networks: {b: {aliases: [x]}}", {"networks": {"a": None, "b": {"aliases": ["x"]}}}),
         ("networks: {a: {aliases: [x]}}", "networks: [a]", {"networks": {"a": {"aliases": ["x"]}}}),
@@ -53,14 +51,52 @@ def merged(*texts: str) -> object:
         ),
         ("ports: ['80']", "ports: !override ['81']", {"ports": ["81"]}),
         ("ports: ['80']\n    user: x", "ports: !reset []", {"user": "x"}),
-        ("environment: {A: 1, B: 2}", "environment: {A: !reset null}", {"environment": {"B": 2}}),
+        ("environment: {A: 1, B: 2}", "environment: {A: !reset null}", {"environment": ["B=2"]}),
         ("environment: {A: 1}", "environment: !override {C: 1}", {"environment": {"C": 1}}),
         ("restart: always", "restart: !reset null", {}),
+        ("extra_hosts: {a: [1.1.1.1, 2.2.2.2]}", "extra_hosts: [a=2.2.2.2, 'b:3.3.3.3']", {"extra_hosts": ["a=1.1.1.1", "a=2.2.2.2", "b:3.3.3.3"]}),
+        ("logging: {driver: a, options: {x: 1}}", "logging: {options: {y: 2}}", {"logging": {"driver": "a", "options": {"x": 1, "y": 2}}}),
+        ("logging: {driver: a, options: {x: 1}}", "logging: {driver: b}", {"logging": {"driver": "b"}}),
+        ("build: .", "build: {target: x}", {"build": {"context": ".", "target": "x"}}),
+        ("build: {context: a, args: {A: 1.5, B: true, C: }}", "build: {context: b, args: [C=2]}", {"build": {"context": "b", "args": ["A=1.5", "B=true", "C=2"]}}),
+        ("ulimits: {nofile: {soft: 1, hard: 2}}", "ulimits: {nofile: 3, nproc: 4}", {"ulimits": {"nofile": 3, "nproc": 4}}),
+        ("healthcheck: {test: [CMD, a], retries: 1}", "healthcheck: {test: b}", {"healthcheck": {"test": "b", "retries": 1}}),
+        ("models: [a]", "models: {a: {model_var: M}, b: }", {"models": {"a": {"model_var": "M"}, "b": None}}),
+        ("cap_add: [A, B]", "cap_add: [B, C]", {"cap_add": ["A", "B", "C"]}),
+        ("security_opt: [a]", "security_opt: [b]", {"security_opt": ["a", "b"]}),
+        ("volumes: ['a1:/x:ro', '/y1']", "volumes: ['b1:/x']", {"volumes": ["b1:/x", "/y1"]}),
+        ("secrets: [s]", "secrets: [{source: t, target: /run/secrets/s}]", {"secrets": [{"source": "t", "target": "/run/secrets/s"}]}),
+        ("configs: [s]", "configs: [{source: t, target: /s}]", {"configs": [{"source": "t", "target": "/s"}]}),
+        ("devices: ['/a:/x']", "devices: ['/b:/x:r']", {"devices": ["/b:/x:r"]}),
+        ("expose: [80, '81']", "expose: ['80', 82]", {"expose": ["80", "81", 82]}),
+        ("dns: 1.1.1.1", "dns: [1.1.1.1, 2.2.2.2]", {"dns": ["1.1.1.1", "2.2.2.2"]}),
+        ("env_file: [{path: a}]", "env_file: [a, b]", {"env_file": ["a", "b"]}),
         ("x-a: {b: [1]}", "x-a: {b: [2], c: 3}", {"x-a": {"b": [1, 2], "c": 3}}),
     ],
 )  # fmt: skip
 def test_two_files(base: str, over: str, result: object) -> None:
     assert merged(base, over) == result
+
+
+@pytest.mark.parametrize(
+    ("base", "over", "result"),
+    [
+        (["10.0.0.0/24"], ["10.0.0.0/24"], ["10.0.0.0/24"]),
+        (["10.0.0.0/24"], ["10.1.0.0/24"], ["10.1.0.0/24"]),
+        (["10.0.0.0/24", "10.1.0.0/24"], ["10.1.0.0/24"], ["10.1.0.0/24"]),
+    ],
+)
+def test_pools_of_addresses(base: list[str], over: list[str], result: list[str]) -> None:
+    report = tree.Report()
+    found: tree.Node | None = None
+    for mark, subnets in (("gateway", base), ("ip_range", over)):
+        pools = ", ".join(f"{{subnet: {one}, {mark}: x}}" for one in subnets)
+        root = stacks.node(f"networks: {{n: {{ipam: {{config: [{pools}]}}}}}}")
+        found = merge.merge(found, root, report)
+    assert found is not None
+    config = tree.plain(found)["networks"]["n"]["ipam"]["config"]  # pyright: ignore[reportIndexIssue]
+    assert [one["subnet"] for one in config] == result
+    assert all("ip_range" in one for one in config)
 
 
 def test_a_mark_in_the_only_file() -> None:
@@ -71,9 +107,9 @@ def test_a_mark_in_the_only_file() -> None:
 
 def test_a_service_that_a_later_file_resets_is_gone() -> None:
     report = tree.Report()
-    base = merge.merge(None, stacks.node("services: {a: {image: x}, b: {image: y}}"), TABLE, report)
+    base = merge.merge(None, stacks.node("services: {a: {image: x}, b: {image: y}}"), report)
     over = stacks.node("services: {a: !reset null}")
-    assert tree.plain(merge.merge(base, over, TABLE, report)) == {"services": {"b": {"image": "y"}}}
+    assert tree.plain(merge.merge(base, over, report)) == {"services": {"b": {"image": "y"}}}
 
 
 @pytest.mark.parametrize(
@@ -85,15 +121,15 @@ def test_a_service_that_a_later_file_resets_is_gone() -> None:
 )
 def test_shapes_that_do_not_fit_are_told_with_both_places(base: str, over: str, words: str) -> None:
     report = tree.Report()
-    first = merge.merge(None, stacks.node(f"services:\n  w:\n    {base}\n"), TABLE, report)
-    merge.merge(first, stacks.node(f"services:\n  w:\n    {over}\n"), TABLE, report)
+    first = merge.merge(None, stacks.node(f"services:\n  w:\n    {base}\n"), report)
+    merge.merge(first, stacks.node(f"services:\n  w:\n    {over}\n"), report)
     assert [(one.code, one.summary) for one in report.diagnostics] == [("E_MODEL_CONFLICT", words)]
 
 
 def test_positions_are_those_of_the_file_that_wrote_the_value() -> None:
     report = tree.Report()
-    base = merge.merge(None, stacks.node("a: {b: 1, c: 2}"), TABLE, report)
-    both = merge.merge(base, stacks.node("\na: {b: 3}"), TABLE, report).child("a")
+    base = merge.merge(None, stacks.node("a: {b: 1, c: 2}"), report)
+    both = merge.merge(base, stacks.node("\na: {b: 3}"), report).child("a")
     assert both is not None
     assert (str(both.key_position("b")), str(both.key_position("c"))) == ("f:2:5", "f:1:11")
 
@@ -115,7 +151,7 @@ def flow(values: dict[str, str]) -> str:
 
 def overlay(base: tree.Node, over: tree.Node) -> tree.Node:
     report = tree.Report()
-    found = merge.merge(base, over, TABLE, report)
+    found = merge.merge(base, over, report)
     assert report.diagnostics == []
     return found
 

@@ -1,144 +1,78 @@
 """The model: every key of the specification has its place, and a path finds its position."""
 
+import os
+import pathlib
+
 import msgspec
 import pytest
 
 from ic import errors
 from ic.compose import model
-from ic.fields import tree
+from ic.fields import schema
+from tests.compose import stacks
 
-# The keys of a service in the Compose Specification, as docker compose 2.40.3 knows them (compose-go 2.9.1).
-SPECIFIED = [
-    "annotations",
-    "attach",
-    "blkio_config",
-    "build",
-    "cap_add",
-    "cap_drop",
-    "cgroup",
-    "cgroup_parent",
-    "command",
-    "configs",
-    "container_name",
-    "cpu_count",
-    "cpu_percent",
-    "cpu_period",
-    "cpu_quota",
-    "cpu_rt_period",
-    "cpu_rt_runtime",
-    "cpu_shares",
-    "cpus",
-    "cpuset",
-    "credential_spec",
-    "depends_on",
-    "deploy",
-    "develop",
-    "device_cgroup_rules",
-    "devices",
-    "dns",
-    "dns_opt",
-    "dns_search",
-    "domainname",
-    "entrypoint",
-    "env_file",
-    "environment",
-    "expose",
-    "extends",
-    "external_links",
-    "extra_hosts",
-    "gpus",
-    "group_add",
-    "healthcheck",
-    "hostname",
-    "image",
-    "init",
-    "ipc",
-    "isolation",
-    "label_file",
-    "labels",
-    "links",
-    "logging",
-    "mac_address",
-    "mem_limit",
-    "mem_reservation",
-    "mem_swappiness",
-    "memswap_limit",
-    "models",
-    "network_mode",
-    "networks",
-    "oom_kill_disable",
-    "oom_score_adj",
-    "pid",
-    "pids_limit",
-    "platform",
-    "ports",
-    "post_start",
-    "pre_stop",
-    "privileged",
-    "profiles",
-    "provider",
-    "pull_policy",
-    "pull_refresh_after",
-    "read_only",
-    "restart",
-    "runtime",
-    "scale",
-    "secrets",
-    "security_opt",
-    "shm_size",
-    "stdin_open",
-    "stop_grace_period",
-    "stop_signal",
-    "storage_opt",
-    "sysctls",
-    "tmpfs",
-    "tty",
-    "ulimits",
-    "use_api_socket",
-    "user",
-    "userns_mode",
-    "uts",
-    "volumes",
-    "volumes_from",
-    "working_dir",
-]
+KEYS = os.path.join(os.path.dirname(__file__), "specified-keys.txt")
 
 
-def test_every_key_of_the_specification_is_read_or_refused_by_name() -> None:
-    assert sorted(model.SERVICE_KEYS | model.SERVICE_PENDING) == sorted(SPECIFIED)
+def specified() -> list[str]:
+    """Every path of keys in the schema that docker compose 2.40.3 reads (compose-go 2.9.1)."""
+    with open(KEYS, encoding="utf-8") as file:
+        return file.read().split()
+
+
+def test_every_key_of_the_specification_is_read_and_no_other() -> None:
+    ours = {path for path in schema.keys_of(model.STACK) if ".x-" not in f".{path}"}
+    assert sorted(ours) == specified()
 
 
 def test_a_key_belongs_to_one_section() -> None:
-    every = [key for one in model.SECTIONS for key in (*one.KEYS, *one.PENDING)]
+    every = [key for one in model.SECTIONS for key in one.SCHEMA]
     assert len(every) == len(set(every))
 
 
-def test_top_level_keys_of_the_specification() -> None:
-    assert sorted(model.TOP_KEYS | model.TOP_PENDING) == [
-        "configs", "include", "models", "name", "networks", "secrets", "services", "version", "volumes",
-    ]  # fmt: skip
-    assert sorted(model.NETWORK_KEYS | model.NETWORK_PENDING) == [
-        "attachable", "driver", "driver_opts", "enable_ipv4", "enable_ipv6", "external", "internal",
-        "ipam", "labels", "name",
-    ]  # fmt: skip
-    assert sorted(model.VOLUME_KEYS | model.VOLUME_PENDING) == [
-        "driver", "driver_opts", "external", "labels", "name",
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("where", "key"),
+    [("services.w", "pre_start"), ("services.w.build", "no_cache_filter"), ("services.w.build", "platform")],
+)  # fmt: skip
+def test_newer_keys_are_refused_as_newer(tmp_path: pathlib.Path, where: str, key: str) -> None:
+    body = f"{{context: ., {key}: x}}" if where.endswith("build") else ""
+    line = f"build: {body}" if body else f"{key}: x"
+    error = stacks.refused(tmp_path, f"services: {{w: {{image: a, {line}}}}}")
+    found = [one for one in error.diagnostics if one.code == schema.NEWER]
+    assert [one.summary for one in found] == [
+        f"{where} has the key {key!r}, which is newer than docker compose 2.40.3"
+    ]
 
 
-def test_rules_are_given_for_keys_that_are_read() -> None:
-    for path, rule in model.merge_rules().items():
-        assert isinstance(rule, tree.Rule)
-        if path[0] == "services":
-            assert path[2] in model.SERVICE_KEYS
+def test_what_has_no_effect_yet_is_read_and_kept_from_running(tmp_path: pathlib.Path) -> None:
+    text = (
+        "services:\n  w:\n    image: a\n    privileged: true\n    secrets: [s]\n"
+        "    deploy: {resources: {limits: {cpus: 1}}}\n    ports: ['1/sctp']\n"
+        "  other: {image: a, profiles: [p], init: true}\n"
+        "networks: {n: {driver: overlay, x-incus: {}}}\nsecrets: {s: {file: f}}\n"
+    )
+    stack = stacks.load(tmp_path, text, for_running=False)
+    assert [str(one) for one in stack.pending] == [
+        "compose.yaml:4:5: services.w.privileged is not supported yet",
+        "compose.yaml:5:5: services.w.secrets is not supported yet",
+        "compose.yaml:6:14: services.w.deploy.resources is not supported yet",
+        "compose.yaml:9:33: networks.n.x-incus is not supported yet",
+        "compose.yaml:10:1: secrets is not supported yet",
+        "compose.yaml:7:13: services.w.ports[0]: the protocol sctp is not supported yet",
+        "compose.yaml:9:24: networks.n.driver: 'overlay' is not supported yet",
+    ]
+    assert sorted(map(str, stacks.refused(tmp_path, text).diagnostics)) == sorted(
+        map(str, stack.pending)
+    )
 
 
 def test_a_path_without_a_position_has_its_parents() -> None:
-    web = errors.Position("f", 2, 3)
-    stack = model.Stack(
-        name="s", working_dir="/", services={}, positions={("services", "web"): web}
-    )
-    assert stack.where("services", "web", "ports", 0) == web
+    root = stacks.node("services:\n  web: {ports: [1, 2]}\n")
+    stack = model.Stack(name="s", working_dir="/", services={}, tree=root)
+    assert stack.where("services", "web") == errors.Position("f", 2, 3)
+    assert stack.where("services", "web", "ports", 1) == errors.Position("f", 2, 20)
+    assert stack.where("services", "web", "ports", 2) == errors.Position("f", 2, 9)
+    assert stack.where("services", "db", "ports") == errors.Position("f", 1, 1)
     assert stack.where("networks") is None
 
 

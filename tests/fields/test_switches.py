@@ -2,6 +2,7 @@
 
 import pytest
 
+from ic.compose import stages
 from ic.fields import switches, tree
 from tests.compose import stacks
 from tests.fields import reading
@@ -9,8 +10,11 @@ from tests.fields import reading
 
 def of_stack(body: str) -> tuple[switches.StackSwitches, list[str]]:
     report = tree.Report()
-    found = switches.normalize_stack(stacks.node(body or "{}", report), report)
-    return found, reading.said(report)
+    root = stages.cast(stacks.node(body or "{}", report), report)
+    stages.check(root, report)
+    if report.failed:
+        return switches.StackSwitches(), reading.said(report)
+    return switches.normalize_stack(root, report), reading.said(report)
 
 
 @pytest.mark.parametrize("word", ["restart", "stop", "kill", "none"])
@@ -57,7 +61,7 @@ def test_switches_of_the_stack(body: str, found: switches.StackSwitches) -> None
     ("body", "message"),
     [
         ("x-ic: []", "E_TYPE 7 x-ic must be a mapping, not a list"),
-        ("x-ic: {healthd: 1}", "E_TYPE 17 x-ic.healthd must be true, false or a mapping with an image, not a number"),
+        ("x-ic: {healthd: 1}", 'E_TYPE 17 x-ic.healthd must be a mapping or true or false, not a number'),
         ("x-ic: {healthd: {img: p}}", "E_UNKNOWN_KEY 18 x-ic.healthd has the unknown key 'img'"),
         ("x-ic: {healthd: {image: 1}}", 'E_TYPE 25 x-ic.healthd.image must be text, not a number (put it in quotes: "1")'),
         ("x-ic: {isolation: strikt}", "E_VALUE 19 x-ic.isolation must be one of default, strict, not 'strikt' (did you mean 'strict'?)"),

@@ -117,28 +117,6 @@ def test_what_are_no_pairs(written: str, message: str) -> None:
     assert reading.said(report) == [message]
 
 
-def test_a_closed_list_of_words_tells_the_nearest() -> None:
-    report = tree.Report()
-    assert tree.word(value("alwys"), "k", report, ("always", "never"), ("daily",)) is None
-    assert tree.word(value("daily"), "k", report, ("always", "never"), ("daily",)) is None
-    assert reading.said(report) == [
-        "E_VALUE 4 k must be one of always, never, not 'alwys' (did you mean 'always'?)",
-        "E_UNSUPPORTED 4 k: 'daily' is not supported yet",
-    ]
-
-
-def test_keys_are_known_pending_an_extension_or_unknown() -> None:
-    report = tree.Report()
-    node = value("{image: a, build: b, x-note: c, x-ic: d, imgae: e, zzz: f}")
-    tree.check_keys(node, "w", report, {"image"}, {"build"})
-    assert reading.said(report) == [
-        "E_UNSUPPORTED 15 w.build is not supported yet",
-        "E_UNSUPPORTED 36 w.x-ic is not supported yet",
-        "E_UNKNOWN_KEY 45 w has the unknown key 'imgae' (did you mean 'image'?)",
-        "E_UNKNOWN_KEY 55 w has the unknown key 'zzz'",
-    ]
-
-
 @pytest.mark.parametrize(
     ("given", "hint"),
     [

@@ -350,6 +350,18 @@ def test_a_mirror_is_asked_first_and_the_canonical_name_is_kept(registry: Served
     assert caught.value.details == ("far.invalid: there is no host of that name",)
 
 
+def test_pinning_asks_for_the_digest_of_the_tag_alone_and_writes_the_name_in_full(
+    registry: Served,
+) -> None:
+    index = registry.answers.put("2", {"manifests": [entry(SINGLE_DIGEST, "amd64")]})
+    assert oci.pinned(f"{registry.host}/app:2", registry.env) == f"{registry.host}/app:2@{index}"
+    assert [one.path for one in registry.server.requests] == ["/v2/app/manifests/2"]
+    assert oci.pinned(f"nginx:1@{SHA}", registry.env) == f"docker.io/library/nginx@{SHA}"
+    assert len(registry.server.requests) == 1
+    with registry.refuses("no image of that name and tag"):
+        oci.pinned(f"{registry.host}/app:nope", registry.env)
+
+
 def test_an_unknown_registry_host_is_told(tmp_path: Path) -> None:
     env = {"HOME": str(tmp_path), "CONTAINERS_REGISTRIES_CONF": "/nonexistent"}
     with pytest.raises(

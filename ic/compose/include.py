@@ -1,0 +1,126 @@
+"""`include`: other stacks' files become part of this one, each with its own directory and env file.
+
+Pure. Reads the entries of `include`, short and long; adds what was loaded for them to the document, and
+refuses what both of them say differently. Loading itself is the loader's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ic.compose import graft, model
+from ic.fields import tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KINDS = ("services", "volumes", "networks", "secrets", "configs", "models")
+CYCLE = "E_INCLUDE_CYCLE"
+_KEYS = tuple(model.INCLUDE.keys or ())
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry: the first path is the file, the others are laid on it. Texts as they were written."""
+
+    paths: tuple[tree.Node, ...]
+    env_files: tuple[tree.Node, ...] = ()
+    directory: tree.Node | None = None
+
+
+def entries(document: tree.Node, report: tree.Report) -> list[Entry]:
+    """The entries of a document's `include`."""
+    node = document.child("include")
+    if node is None or node.data is None:
+        return []
+    found: list[Entry] = []
+    for index, item in enumerate(tree.items(node, "include", report)):
+        where = f"include[{index}]"
+        if isinstance(item.data, str):
+            found.append(Entry(paths=(item,)))
+        elif isinstance(item.data, dict):
+            _warn_of_others(item, where, report)
+            directory, path = item.child("project_directory"), item.child("path")
+            given = tree.text(directory, f"{where}.project_directory", report)
+            one = Entry(
+                paths=_texts(path, f"{where}.path", report),
+                env_files=_texts(item.child("env_file"), f"{where}.env_file", report),
+                directory=directory if given else None,
+            )
+            if one.paths:
+                found.append(one)
+            elif path is None or path.data is None:
+                report.warn(
+                    "W_INCLUDE", f"{where} names no path, so it includes nothing", item.position
+                )
+        else:
+            tree.wrong_type(item, where, report, "text or a mapping")
+    return found
+
+
+def _warn_of_others(item: tree.Node, where: str, report: tree.Report) -> None:
+    """Keys that docker compose takes here and does nothing with."""
+    for key in item.data if isinstance(item.data, dict) else ():
+        if key not in _KEYS:
+            near = tree.nearest_hint(key, _KEYS)
+            report.warn(
+                "W_INCLUDE",
+                f"{where} has the unknown key {key!r}, which is ignored{': ' if near else ''}{near}",
+                item.key_position(key),
+            )
+
+
+def _texts(node: tree.Node | None, where: str, report: tree.Report) -> tuple[tree.Node, ...]:
+    if node is None or node.data is None:
+        return ()
+    if isinstance(node.data, str):
+        return (node,)
+    found: list[tree.Node] = []
+    for index, item in enumerate(tree.items(node, where, report)):
+        if isinstance(item.data, str):
+            found.append(item)
+        else:
+            tree.wrong_type(item, f"{where}[{index}]", report, "text")
+    return tuple(found)
+
+
+def apply(
+    document: tree.Node, load: Callable[[Entry], tree.Node | None], report: tree.Report
+) -> tree.Node:
+    """The document without `include`, and with what its entries name; `load` gives the tree of one."""
+    if document.child("include") is None:
+        return document
+    for entry in entries(document, report):
+        loaded = load(entry)
+        if loaded is not None:
+            document = _with(document, loaded, report)
+    return graft.without(document, "include")
+
+
+def _with(document: tree.Node, loaded: tree.Node, report: tree.Report) -> tree.Node:
+    for kind in KINDS:
+        given = loaded.child(kind)
+        if given is None or not isinstance(given.data, dict):
+            continue
+        here = document.child(kind)
+        if here is None or here.data is None or here.mark == "reset":
+            document = graft.with_child(document, kind, given, loaded.key_position(kind))
+            continue
+        if not isinstance(here.data, dict):
+            continue  # told when the document is checked
+        data, keys = dict(here.data), dict(here.keys or {})
+        for name, value in given.data.items():
+            if name not in data or data[name].mark == "reset":
+                mark = "override" if name in data else value.mark
+                data[name] = tree.Node(value.data, value.position, value.keys, mark)
+                keys[name] = given.key_position(name)
+            elif not graft.same(data[name], value):
+                report.error(
+                    tree.CONFLICT,
+                    f"{kind}.{name} conflicts with the included one at {given.key_position(name)}",
+                    here.key_position(name),
+                    "change an included resource in an override file beside it: path: [FILE, OVERRIDE]",
+                )
+        document = graft.with_child(document, kind, tree.Node(data, here.position, keys, here.mark))
+    return document

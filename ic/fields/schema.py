@@ -1,0 +1,505 @@
+"""What the Compose Specification allows at one place of a document, and how that place is read.
+
+Pure. A section's `SCHEMA` gives each of its keys a `Key`: the types, words, patterns and ranges that docker
+compose 2.40.3 takes there (compose-go 2.9.1), how two files' values become one (`merge`, `index`), how text
+becomes a typed value (`cast`), how the short form becomes the long one (`long`), what its absence means
+(`fill`), what only a look at the text can tell (`fault`), and whether ic carries it out (`pending`).
+`validate` holds a tree against a Key; `rewrite` walks only where a stage has something to do.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ic.fields import tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    Merge = Callable[[tree.Node, tree.Node, "Key", str, tree.Report], tree.Node]
+    Index = Callable[[tree.Node], str | None]
+    Cast = Callable[[str], tree.Scalar]
+    Rewrite = Callable[[tree.Node, str, tree.Report], tree.Node]
+    Fault = Callable[[tree.Node], str]
+
+NULL = frozenset({type(None)})
+TEXT = frozenset({str})
+NUMBER = frozenset({int, float})
+WHOLE = frozenset({int})
+FLAG = frozenset({bool})
+LIST = frozenset({list})
+MAPPING = frozenset({dict})
+
+_WORDS: tuple[tuple[type, str], ...] = (
+    (dict, "a mapping"),
+    (list, "a list"),
+    (float, "a number"),
+    (int, "a whole number"),
+    (bool, "true or false"),
+    (str, "text"),
+    (type(None), "nothing"),
+)
+
+
+class Key:
+    """What may stand at one place. Everything is optional; without `types` anything may.
+
+    Patterns are compiled when they are first needed, not at import. `told` says what a text lacks that does
+    not fit the `pattern`, `near` are words that it may have meant.
+    `keys` are the names of a closed mapping, `names` is what every name of an open one leads to, `item` what
+    a list holds. `loose` lets other names stand beside those, unread, `tolerant` with a warning. `newer`
+    are keys that the published specification has and docker compose 2.40.3 has not.
+    """
+
+    __slots__ = (
+        "cast",
+        "distinct",
+        "enum",
+        "extensions",
+        "fault",
+        "fill",
+        "high",
+        "index",
+        "item",
+        "keys",
+        "long",
+        "loose",
+        "low",
+        "merge",
+        "name_pattern",
+        "names",
+        "near",
+        "newer",
+        "pattern",
+        "pending",
+        "required",
+        "stages",
+        "told",
+        "tolerant",
+        "types",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        types: frozenset[type] | None = None,
+        *,
+        enum: tuple[str, ...] = (),
+        pattern: str = "",
+        told: str = "",
+        near: tuple[str, ...] = (),
+        low: int | None = None,
+        high: int | None = None,
+        keys: dict[str, Key] | None = None,
+        names: Key | None = None,
+        name_pattern: str = "",
+        extensions: bool = True,
+        loose: bool = False,
+        tolerant: bool = False,
+        newer: tuple[str, ...] = (),
+        required: tuple[str, ...] = (),
+        item: Key | None = None,
+        distinct: bool = False,
+        cast: Cast | None = None,
+        merge: Merge | None = None,
+        index: Index | None = None,
+        long: Rewrite | None = None,
+        fill: Rewrite | None = None,
+        fault: Fault | None = None,
+        pending: bool = False,
+    ) -> None:
+        self.types = types
+        self.enum = enum
+        self.pattern = pattern
+        self.told = told
+        self.near = near
+        self.low = low
+        self.high = high
+        self.keys = keys
+        self.names = names
+        self.name_pattern = name_pattern
+        self.extensions = extensions
+        self.loose = loose
+        self.tolerant = tolerant
+        self.newer = newer
+        self.required = required
+        self.item = item
+        self.distinct = distinct
+        self.cast = cast
+        self.merge = merge
+        self.index = index
+        self.long = long
+        self.fill = fill
+        self.fault = fault
+        self.pending = pending
+        below = [*(keys or {}).values(), *(one for one in (names, item) if one is not None)]
+        here = {name for name in _STAGES if getattr(self, name)}
+        self.stages = frozenset(here.union(*(one.stages for one in below)))
+
+    def but(self, **changes: object) -> Key:
+        """The same with some things changed."""
+        given: dict[str, object] = {
+            name: getattr(self, name) for name in self.__slots__ if name != "stages"
+        }
+        return Key(**(given | changes))  # pyright: ignore[reportArgumentType]
+
+    def below(self, name: str) -> Key | None:
+        """What stands under a name of this mapping; None where nothing is said of it."""
+        if self.keys is not None:
+            found = self.keys.get(name)
+            if found is not None:
+                return found
+        return self.names
+
+    def words(self) -> str:
+        """What may stand here, in words."""
+        types = self.types or frozenset()
+        if self.cast is not None:
+            types = types - TEXT  # text is taken for what it says
+        if float in types:
+            types = types - {int}
+        found = [words for one, words in _WORDS if one in types]
+        if len(found) > 1 and "nothing" in found:
+            found.remove("nothing")
+        return (
+            " or ".join(filter(None, [", ".join(found[:-1]), found[-1]])) if found else "anything"
+        )
+
+
+_STAGES = ("cast", "index", "long", "fill", "fault", "pending")
+
+
+# --- words for the tables -----------------------------------------------------------------------------
+
+
+def to_boolean(text: str) -> tree.Scalar:
+    """`true` and `false`, and what YAML 1.1 had for them. Raises ValueError."""
+    found = tree.word_as_boolean(text)
+    if found is None:
+        raise ValueError("must be true or false")
+    return found
+
+
+_INTEGER = r"[+-]?[0-9]+"
+_FLOAT = r"[+-]?([0-9](_?[0-9])*\.?([0-9](_?[0-9])*)?|\.[0-9]+)([eE][+-]?[0-9]+)?"
+
+
+def to_integer(text: str) -> tree.Scalar:
+    """A whole number of 64 bits. Raises ValueError."""
+    if not re.fullmatch(_INTEGER, text) or len(text) > 20 or not -(2**63) <= int(text) < 2**63:
+        raise ValueError("must be a whole number")
+    return int(text)
+
+
+def to_float(text: str) -> tree.Scalar:
+    """A number. Raises ValueError."""
+    if text.lower().lstrip("+-") in {"inf", "infinity", "nan"}:
+        return float(text)
+    if not re.fullmatch(_FLOAT, text) or len(text) > 400:
+        raise ValueError("must be a number")
+    return float(text)
+
+
+def text(pattern: str = "", **more: object) -> Key:
+    """A text."""
+    return Key(TEXT, pattern=pattern, **more)  # pyright: ignore[reportArgumentType]
+
+
+def word(*enum: str, **more: object) -> Key:
+    """A text out of a closed list."""
+    return Key(TEXT, enum=enum, **more)  # pyright: ignore[reportArgumentType]
+
+
+def flag(**more: object) -> Key:
+    """A boolean that may be written as text, and becomes one before anything is checked."""
+    return Key(FLAG | TEXT, cast=to_boolean, **more)  # pyright: ignore[reportArgumentType]
+
+
+def late_flag(**more: object) -> Key:
+    """A boolean that may be written as text, and stays it until the end."""
+    return Key(FLAG | TEXT, fault=not_boolean, **more)  # pyright: ignore[reportArgumentType]
+
+
+def whole(**more: object) -> Key:
+    """A whole number that may be written as text, and becomes one."""
+    return Key(WHOLE | TEXT, cast=to_integer, **more)  # pyright: ignore[reportArgumentType]
+
+
+def number(**more: object) -> Key:
+    """A number that may be written as text, and becomes one."""
+    return Key(NUMBER | TEXT, cast=to_float, **more)  # pyright: ignore[reportArgumentType]
+
+
+def long_number(**more: object) -> Key:
+    """A number that may be written as text; the text must be a whole one."""
+    return Key(NUMBER | TEXT, cast=to_integer, **more)  # pyright: ignore[reportArgumentType]
+
+
+def texts(**more: object) -> Key:
+    """A list of different texts."""
+    return Key(LIST, item=text(), **({"distinct": True} | more))  # pyright: ignore[reportArgumentType]
+
+
+def text_or_texts(**more: object) -> Key:
+    """One text, or a list of different ones."""
+    return Key(TEXT | LIST, item=text(), **({"distinct": True} | more))  # pyright: ignore[reportArgumentType]
+
+
+def pairs(**more: object) -> Key:
+    """A mapping of names to scalars, or a list of `NAME=VALUE`."""
+    scalar = Key(TEXT | NUMBER | FLAG | NULL)
+    given: dict[str, object] = {
+        "names": scalar,
+        "item": text(),
+        "distinct": True,
+        "extensions": False,
+    }
+    return Key(MAPPING | LIST, name_pattern=".+", **(given | more))  # pyright: ignore[reportArgumentType]
+
+
+def mapping(keys: dict[str, Key], **more: object) -> Key:
+    """A mapping with these keys, and `x-*`."""
+    return Key(MAPPING, keys=keys, **more)  # pyright: ignore[reportArgumentType]
+
+
+def named(key: Key, pattern: str = "", **more: object) -> Key:
+    """A mapping of any names, or of those that fit a pattern."""
+    given: dict[str, object] = {"extensions": False}
+    return Key(MAPPING, names=key, name_pattern=pattern, **(given | more))  # pyright: ignore[reportArgumentType]
+
+
+def listing(item: Key, **more: object) -> Key:
+    """A list of things."""
+    return Key(LIST, item=item, **more)  # pyright: ignore[reportArgumentType]
+
+
+MISSING = "E_MISSING"
+NEWER = "E_NEWER_KEY"
+NAME = r"^[a-zA-Z0-9._-]+$"
+
+
+# --- holding a tree against it ------------------------------------------------------------------------
+
+
+class _Walk:
+    """One pass over a tree, from the top down, without recursion into Python's own stack limits."""
+
+    __slots__ = ("path", "report")
+
+    def __init__(self, report: tree.Report, where: str) -> None:
+        self.report = report
+        self.path = [where] if where else []
+
+    def where(self) -> str:
+        return ".".join(self.path).replace(".[", "[")
+
+    def check(self, node: tree.Node, key: Key) -> None:
+        data = node.data
+        if key.types is not None and type(data) not in key.types and not self._fits(data, key):
+            self._wrong_type(node, key)
+            return
+        if isinstance(data, dict):
+            self._mapping(node, data, key)
+        elif isinstance(data, list):
+            self._list(data, key)
+        elif key.enum or key.pattern or key.low is not None:
+            self._scalar(node, key)
+
+    def _fits(self, data: object, key: Key) -> bool:
+        return (
+            isinstance(data, float)
+            and data.is_integer()
+            and key.types is not None
+            and int in key.types
+        )
+
+    def _wrong_type(self, node: tree.Node, key: Key) -> None:
+        where = self.where() or "the top level"
+        tree.wrong_type(node, where, self.report, key.words())
+
+    def _mapping(self, node: tree.Node, data: dict[str, tree.Node], key: Key) -> None:
+        keys, names = key.keys, key.names
+        for name, one in data.items():
+            below = keys.get(name) if keys is not None else None
+            if below is None:
+                if names is not None and not (key.extensions and name.startswith("x-")):
+                    if not key.name_pattern or re.search(key.name_pattern, name):
+                        below = names
+                    elif not key.loose:
+                        self._bad_name(node, name)
+                        continue
+                    elif names.types is not None and type(one.data) not in names.types:
+                        below = Key(names.types)  # nothing more is asked of what has such a name
+                if below is None:
+                    if not key.loose and not (key.extensions and name.startswith("x-")):
+                        self._unknown(node, name, key)
+                    continue
+            self.path.append(name)
+            self.check(one, below)
+            self.path.pop()
+        for name in key.required:
+            if name not in data:
+                where = self.where()
+                self.report.error(MISSING, f"{where} has no {name}", node.position, f"add {name}:")
+
+    def _bad_name(self, node: tree.Node, name: str) -> None:
+        where = self.where()
+        if not name:
+            summary = f"{where} has an empty name"
+        else:
+            summary = (
+                f"{where} has the name {name!r}: letters, digits, '.', '_' and '-' are allowed"
+            )
+        self.report.error(tree.NAME, summary, node.key_position(name))
+
+    def _unknown(self, node: tree.Node, name: str, key: Key) -> None:
+        where = self.where() or "the top level"
+        position = node.key_position(name)
+        if name in key.newer:
+            self.report.error(
+                NEWER,
+                f"{where} has the key {name!r}, which is newer than docker compose 2.40.3",
+                position,
+            )
+            return
+        hint = tree.nearest_hint(name, sorted(key.keys or ()))
+        if key.tolerant:
+            told = f"{where} has the key {name!r}, which ic does not know"
+            self.report.warn("W_EXTENSION", f"{told}; {hint}" if hint else told, position)
+            return
+        self.report.error(tree.UNKNOWN_KEY, f"{where} has the unknown key {name!r}", position, hint)
+
+    def _list(self, data: list[tree.Node], key: Key) -> None:
+        item = key.item
+        if item is None:
+            return
+        path = self.path
+        for index, one in enumerate(data):
+            path.append(f"[{index}]")
+            self.check(one, item)
+            path.pop()
+        if key.distinct and len(data) > 1:
+            self._distinct(data)
+
+    def _distinct(self, data: list[tree.Node]) -> None:
+        seen: dict[str, tree.Node] = {}
+        for index, one in enumerate(data):
+            mark = repr(tree.plain(one))
+            first = seen.setdefault(mark, one)
+            if first is not one:
+                self.report.error(
+                    tree.VALUE,
+                    f"{self.where()}[{index}] is there twice; first at {first.position}",
+                    one.position,
+                )
+
+    def _scalar(self, node: tree.Node, key: Key) -> None:
+        data = node.data
+        if isinstance(data, str):
+            if key.enum and data not in key.enum:
+                self.report.error(
+                    tree.VALUE,
+                    f"{self.where()} must be one of {', '.join(key.enum)}, not {data!r}",
+                    node.position,
+                    tree.nearest_hint(data, key.enum),
+                )
+            elif key.pattern and not re.search(key.pattern, data):
+                self.report.error(
+                    tree.VALUE,
+                    f"{self.where()}: {data!r} {key.told}",
+                    node.position,
+                    tree.nearest_hint(data, key.near),
+                )
+        elif isinstance(data, (int, float)) and not isinstance(data, bool):
+            if key.low is not None and data < key.low:
+                reason = f"greater than or equal to {key.low}"
+            elif key.high is not None and data > key.high:
+                reason = f"less than or equal to {key.high}"
+            else:
+                return
+            self.report.error(
+                tree.VALUE, f"{self.where()} must be {reason}, not {data}", node.position
+            )
+
+
+def validate(node: tree.Node, key: Key, report: tree.Report, where: str = "") -> None:
+    """Report everything below a node that the specification does not allow there."""
+    _Walk(report, where).check(node, key)
+
+
+def rewrite(
+    node: tree.Node,
+    key: Key,
+    stage: str,
+    change: Callable[[tree.Node, Key, str], tree.Node],
+    where: str = "",
+) -> tree.Node:
+    """The tree with `change` made wherever a Key has something for the stage, parents before children.
+
+    What does not change is shared with the given tree, which stays as it is.
+    """
+    if stage not in key.stages:
+        return node
+    if getattr(key, stage):
+        node = change(node, key, where)
+    data = node.data
+    if isinstance(data, dict):
+        changed: dict[str, tree.Node] | None = None
+        for name, one in data.items():
+            below = key.below(name)
+            if below is None or stage not in below.stages:
+                continue
+            made = rewrite(one, below, stage, change, f"{where}.{name}" if where else name)
+            if made is not one:
+                if changed is None:
+                    changed = dict(data)
+                changed[name] = made
+        if changed is not None:
+            return tree.Node(changed, node.position, node.keys, node.mark)
+    elif isinstance(data, list) and key.item is not None and stage in key.item.stages:
+        item = key.item
+        listed = [
+            rewrite(one, item, stage, change, f"{where}[{index}]") for index, one in enumerate(data)
+        ]
+        if any(one is not old for one, old in zip(listed, data, strict=True)):
+            return tree.Node(listed, node.position, node.keys, node.mark)
+    return node
+
+
+def visit(
+    node: tree.Node,
+    key: Key,
+    stage: str,
+    look: Callable[[tree.Node, Key, str], None],
+    where: str = "",
+) -> None:
+    """Show `look` every node whose Key has something for the stage."""
+
+    def change(one: tree.Node, its: Key, place: str) -> tree.Node:
+        look(one, its, place)
+        return one
+
+    rewrite(node, key, stage, change, where)
+
+
+# --- what only a look at the value can tell -----------------------------------------------------------
+
+
+def not_boolean(node: tree.Node) -> str:
+    """Why a value is no boolean in the end; empty when it is one."""
+    data = node.data
+    if isinstance(data, str) and tree.word_as_boolean(data) is None:
+        return f"{data!r} is neither true nor false"
+    return ""
+
+
+def keys_of(key: Key, where: str = "") -> Iterable[str]:
+    """Every path of keys below, `*` standing for any name and `[]` for the items of a list."""
+    for name, one in (key.keys or {}).items():
+        path = f"{where}.{name}" if where else name
+        yield path
+        yield from keys_of(one, path)
+    if key.names is not None:
+        yield from keys_of(key.names, f"{where}.*" if where else "*")
+    if key.item is not None:
+        yield from keys_of(key.item, f"{where}[]")
