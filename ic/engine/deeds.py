@@ -402,7 +402,8 @@ def _stop(tools: Tools, deed: kind.Stop) -> None:
 
 
 # The main process is the first child of the server's own process 1; what is executed has no parent inside.
-_SIGNAL = 'read -r first _ </proc/1/task/1/children && kill "-$1" "$first"'
+# The list has no newline at its end, so reading it counts as a failure.
+_SIGNAL = 'read -r first _ </proc/1/task/1/children; kill "-$1" "$first"'
 SIGNAL_SECONDS = 10.0
 
 
