@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ic.cli import documents
     from ic.cli import session as sessions
+    from ic.engine import sidecar as acting
     from ic.incus import client as incus
 
 DESCRIPTION = (
@@ -92,7 +93,7 @@ def healthd_text(found: documents.Healthd) -> str:
 
 def instances(client: incus.Client, stack: str) -> tuple[documents.Instance, ...]:
     """Every instance with the stack's mark, by service and replica; none where there is no project."""
-    return _rows(client, stack, _bodies(client, stack))
+    return _rows(client, stack, _bodies(client, stack), watched=True)
 
 
 def look(
@@ -102,10 +103,9 @@ def look(
     from ic.engine import health
 
     bodies = _bodies(client, stack)
-    daemons = [one for one in bodies if _config(one).get(names.RESOURCE) == DAEMON]
-    query = {"project": names.project(stack)}
-    healthd = _healthd(client, daemons[0], query) if daemons else None
-    rows = _rows(client, stack, bodies)
+    daemon = _daemon(client, stack, bodies)
+    healthd = _healthd(client, daemon) if daemon is not None else None
+    rows = _rows(client, stack, bodies, watched=daemon is not None)
     alone = {str(one["name"]) for one in bodies if health.left_alone(one)}
     if healthd is not None and alone:
         unseen = _unseen(client, stack)
@@ -160,29 +160,43 @@ def _config(body: Body) -> dict[str, str]:
     return cast("dict[str, str]", body.get("config") or {})
 
 
-def _rows(client: incus.Client, stack: str, bodies: list[Body]) -> tuple[documents.Instance, ...]:
+def _daemon(client: incus.Client, stack: str, bodies: list[Body]) -> acting.Found | None:
+    """The stack's health daemon: in its project, or (strict isolation) in one beside it."""
+    from ic.engine import sidecar as acting
     from ic.healthd import spec
 
-    daemon = any(_config(one).get(names.RESOURCE) == DAEMON for one in bodies)
+    project = names.project(stack)
+    for one in bodies:
+        if _config(one).get(names.RESOURCE) == DAEMON:
+            return acting.found(one, {"project": project})
+    if any(spec.read("", _config(one)).watched for one in bodies):
+        return acting.find(client, project)
+    return None
+
+
+def _rows(
+    client: incus.Client, stack: str, bodies: list[Body], *, watched: bool
+) -> tuple[documents.Instance, ...]:
+    from ic.healthd import spec
+
     found: list[documents.Instance] = []
     for body in bodies:
         config = _config(body)
         if config.get(names.STACK) == stack and "/" in config.get(names.RESOURCE, ""):
             one = _instance(client, {"project": names.project(stack)}, body, config)
-            if not daemon and spec.claim(config).run:
+            if not watched and spec.claim(config).run:
                 # What the daemon said last, before it was removed, is not how it is now.
                 one = msgspec.structs.replace(one, health=None)
             found.append(one)
     return tuple(sorted(found, key=lambda one: (one.service, one.replica)))
 
 
-def _healthd(client: incus.Client, body: Body, query: Mapping[str, str]) -> documents.Healthd:
+def _healthd(client: incus.Client, found: acting.Found) -> documents.Healthd:
     """How the daemon of a sidecar is, by its own state file and by whether the sidecar runs."""
     from ic.cli import documents, output
     from ic.engine import sidecar as acting
 
-    found = acting.found(body, query)
-    told = acting.read_state(client, found.volume, query) if found.volume else None
+    told = acting.read_state(client, found.volume, found.query) if found.volume else None
     runs = found.power == "Running"
     word = told.state if told else "silent"
     detail = told.detail if told else "it has said nothing"
