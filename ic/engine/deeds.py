@@ -405,6 +405,7 @@ def _stop(tools: Tools, deed: kind.Stop) -> None:
 # The list has no newline at its end, so reading it counts as a failure.
 _SIGNAL = 'read -r first _ </proc/1/task/1/children; kill "-$1" "$first"'
 SIGNAL_SECONDS = 10.0
+STOPPED_LOOKS = 3
 
 
 def _ended_on_signal(tools: Tools, deed: kind.Stop) -> bool:
@@ -421,8 +422,11 @@ def _ended_on_signal(tools: Tools, deed: kind.Stop) -> bool:
     if done.status != 0:
         return False
     end = tools.clock() + deed.grace_ms / 1000
-    while tools.clock() < end:
-        if _is_stopped(cast("Body", tools.client.get(deed.path, deed.query))):
+    seen = 0  # looks in a row: what ends by itself is called stopped for an instant, then running again
+    while tools.clock() < end or seen:
+        stopped = _is_stopped(cast("Body", tools.client.get(deed.path, deed.query)))
+        seen = seen + 1 if stopped else 0
+        if seen == STOPPED_LOOKS:
             return True
         tools.sleep(SETTLING_PAUSE)
     return False
