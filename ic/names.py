@@ -39,6 +39,8 @@ AFTER = "user.ic.after"  # the services it starts after: the order of stopping w
 HELD = (
     "user.ic.held"  # the generation that stops and starts this instance: hands off for ic-healthd
 )
+SIGNAL = "user.ic.signal"  # in a restricted project: the stop signal, which ic gives itself
+GRACE = "user.ic.grace"  # there too: seconds that an instance has to end in
 BUILD = "user.ic.build"  # on the sidecar: the digest of the ic.pyz that was put into it
 HEALTH = "user.ic.health"  # ic-healthd's claims on this instance: written by compare-and-swap
 # --- shared with other tools ---

@@ -100,6 +100,10 @@ MORE: dict[str, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
             (
                 (f"{sidecar.IDENTITY}/key.pem, client.pem, server.pin", "the identity: 0600"),
                 (sidecar.IDENTITY + sidecar.STATE_FILE, "the state, replaced when it changes"),
+                (
+                    f"{sidecar.IDENTITY}/daemon.log",
+                    "the log, at most 128 KiB of it; `ic healthd logs`",
+                ),
                 (sidecar.SOCKET, "the way to the server: a proxy device, TLS inside"),
                 (sidecar.TOKEN_FILE, "where a token is laid down; removed once it is used"),
             ),

@@ -89,11 +89,12 @@ class _Board:
         self.by_step: dict[str, _Line] = {}
 
     def begin(self, plan: changes.Plan) -> None:
+        own = names.address("project", plan.project)
         self.lines = {
             change.address: _Line(change=change, left=len(change.steps))
             for change in plan.changes
             if change.steps
-            and names.kind_of(change.address) != "project"  # its step is none of a walk's
+            and (change.address != own or change.action == "update")  # else no step of a walk's
         }
         # A step may be about another resource than the change it belongs to: waiting for a job's end.
         self.by_step = {

@@ -246,7 +246,10 @@ def carry_out(
 
 def _founding(plan: changes.Plan) -> kind.Step | None:
     """The step that creates the project, if there is one."""
-    return next((step for step in plan.steps if step.event == "proj.create"), None)
+    own = names.address("project", plan.project)
+    return next(
+        (one for one in plan.steps if one.event == "proj.create" and one.address == own), None
+    )
 
 
 def _found(client: incus.Client, step: kind.Step, start: book.Start, stack: str) -> str:
@@ -295,7 +298,7 @@ def _same(shown: changes.Plan, now: changes.Plan) -> bool:
 
 def _but_project(plan: changes.Plan) -> changes.Plan:
     """The plan without the project's own creation or deletion: neither is a step under the lease."""
-    kept = tuple(one for one in plan.changes if names.kind_of(one.address) != "project")
+    kept = tuple(one for one in plan.changes if not _founds_or_ends(plan, one))
     gone = {step.id for one in plan.changes if one not in kept for step in one.steps}
 
     def freed(step: kind.Step) -> kind.Step:
@@ -314,9 +317,15 @@ def _but_project(plan: changes.Plan) -> changes.Plan:
     )
 
 
+def _founds_or_ends(plan: changes.Plan, change: changes.Change) -> bool:
+    """Whether a change makes or removes the stack's own project."""
+    own = names.address("project", plan.project)
+    return change.address == own and change.action in {"create", "delete"}
+
+
 def _with_project(shown: changes.Plan, now: changes.Plan) -> changes.Plan:
     """What was done, the project's creation included: it was shown, and done before the lease was taken."""
-    founded = tuple(one for one in shown.changes if names.kind_of(one.address) == "project")
+    founded = tuple(one for one in shown.changes if _founds_or_ends(shown, one))
     return msgspec.structs.replace(now, changes=(*founded, *now.changes))
 
 

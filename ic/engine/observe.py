@@ -73,34 +73,33 @@ def observe(
     instances = _list(client, "/1.0/instances", {"recursion": "1", "all-projects": "true"})
     networks = _list(client, "/1.0/networks", where)
     fallback = _default_pool(profiles)
-    volumes: dict[tuple[str, str], Body] = {}
-    pools: tuple[str, ...] = ()
-    if config is not None:
-        for pool in sorted(_pools_of_interest(fallback, journal, instances, project)):
-            volumes.update(_volumes(client, pool, project))
+    home = sidecar.home(project) if config is not None else ""
+    home = home if home in profiles else ""
     external = _external(stack.volumes) if stack is not None else set[str]()
-    if not fallback or external - {name for _, name in volumes}:
+    interest = _pools_of_interest(fallback, journal, instances, project)
+    stores = _Stores(client, project, home)
+    if config is not None:
+        stores.read(interest)
+    pools: tuple[str, ...] = ()
+    if not fallback or external - {name for _, name in stores.volumes}:
         pools = _pools(client)
-        for pool in pools if config is not None else ():
-            if not any(read == pool for read, _ in volumes):
-                volumes.update(_volumes(client, pool, project))
+        stores.read({*pools} - {pool for pool, _ in stores.volumes} if config is not None else ())
+    volumes = stores.volumes
     recorded = {address: one.name for address, one in journal.recorded.resources.items()}
     sorter = Sorter(owner, recorded)
     for one in instances:
         if one.get("project") == project:
             sorter.take(_instance(one))
-    bridges = {
-        one.name: one
-        for one in journal.recorded.resources.values()
-        if names.kind_of(one.address) == "network"
-    }
-    for one in networks:
-        known = bridges.get(str(one["name"]))
-        veiled = known is not None and one.get("managed") and not one.get("config")
-        sorter.take(owner.veiled(known) if known is not None and veiled else _network(one))
+    for bridge in _bridges(networks, journal, owner):
+        sorter.take(bridge)
     for (pool, _), one in sorted(volumes.items()):
         sorter.take(_volume(one, pool))
     live = {address: _with_exit_code(client, one, project) for address, one in sorter.live.items()}
+    lodgers = _lodgers(instances, stores.lodging, owner, home)
+    sidecar_home = project if {sidecar.ADDRESS, sidecar.VOLUME_ADDRESS} & {*live} else ""
+    if lodgers and not sidecar_home:
+        live |= lodgers
+        sidecar_home = home
     local = client.transport.server.local
     foreign = {noun: frozenset(found) for noun, found in sorter.foreign.items()}
     foreign["profile"] = frozenset(
@@ -136,7 +135,10 @@ def observe(
         https_address=_https_address(server),
         addresses=_addresses(server),
         server_fingerprint=str(_environment(server).get("certificate_fingerprint", "")),
-        sidecar_state=_sidecar_state(client, live, project),
+        sidecar_state=_sidecar_state(client, live, sidecar_home),
+        sidecar_home=sidecar_home,
+        home_exists=bool(home),
+        home_marked=bool(home) and (bool(lodgers) or owner.owns_home(client, home)),
         may_administer=_config(server) is not None,
     )
     observed = facts.Observed(
@@ -182,6 +184,11 @@ class Owner:
             veiled=True,
         )
 
+    def owns_home(self, client: incus.Client, home: str) -> bool:
+        """Whether an empty project of the health daemon's is this stack's."""
+        found = _project(client, home) or {}
+        return bool(self.lineage) and found.get(names.LINEAGE) == self.lineage
+
     def owns_project(self, stack: str | None) -> bool:
         """Whether the project is this stack's: `my_app` and `my-app` would share one."""
         return bool(self.lineage) and (stack is None or self.stack in ("", stack))
@@ -225,6 +232,31 @@ class Sorter:
         self.foreign[noun].add(one.name)
         if one.stamp.stack or one.stamp.lineage:
             self.marks.setdefault(noun, {})[one.name] = one.stamp
+
+
+def _bridges(networks: Iterable[Body], journal: pages.Journal, owner: Owner) -> Iterable[kind.Live]:
+    """The networks of a list; what this client may not look into is taken for what is recorded of it."""
+    bridges = {
+        one.name: one
+        for one in journal.recorded.resources.values()
+        if names.kind_of(one.address) == "network"
+    }
+    for one in networks:
+        known = bridges.get(str(one["name"]))
+        veiled = known is not None and one.get("managed") and not one.get("config")
+        yield owner.veiled(known) if known is not None and veiled else _network(one)
+
+
+def _lodgers(
+    instances: Iterable[Body],
+    volumes: Mapping[tuple[str, str], Body],
+    owner: Owner,
+    home: str,
+) -> dict[str, kind.Live]:
+    """What is this stack's in the health daemon's own project, by address."""
+    found = [_instance(one) for one in instances if home and one.get("project") == home]
+    found += [_volume(one, pool) for (pool, _), one in sorted(volumes.items())]
+    return {one.address: one for one in found if owner.owns(one.stamp)}
 
 
 # --- what the API shows, as Live ---------------------------------------------------------------------
@@ -311,11 +343,16 @@ def _list(client: incus.Client, path: str, query: Mapping[str, str]) -> list[Bod
 
 
 def _profiles(client: incus.Client, project: str) -> dict[str, dict[str, Body]]:
-    """The profiles of the project and of default, by project and name; also when there is no such project."""
+    """The profiles of the project, of default and of the health daemon's own project, by project and name.
+
+    Also when there is no such project: what has no profiles is not there.
+    """
     query = {
         "all-projects": "true",
         "recursion": "1",
-        "filter": f"project eq {project} or project eq {_DEFAULT}",
+        "filter": " or ".join(
+            f"project eq {one}" for one in (project, _DEFAULT, sidecar.home(project))
+        ),
     }
     found: dict[str, dict[str, Body]] = {}
     for one in _list(client, "/1.0/profiles", query):
@@ -360,14 +397,33 @@ def _pools_of_interest(
     return found - {""}
 
 
-def _volumes(client: incus.Client, pool: str, project: str) -> dict[tuple[str, str], Body]:
-    """The custom volumes of a project in a pool, by pool and name; none when there is no such pool."""
+class _Stores:
+    """The custom volumes of a project, and of the health daemon's own beside it, by pool and name."""
+
+    def __init__(self, client: incus.Client, project: str, home: str) -> None:
+        self.client = client
+        self.project = project
+        self.home = home
+        self.volumes: dict[tuple[str, str], Body] = {}
+        self.lodging: dict[tuple[str, str], Body] = {}
+
+    def read(self, pools: Iterable[str]) -> None:
+        """Read those of some pools."""
+        for pool in sorted(pools):
+            for one in _volumes(self.client, pool, self.project, self.home):
+                beside = self.home and one.get("project") == self.home
+                (self.lodging if beside else self.volumes)[pool, str(one["name"])] = one
+
+
+def _volumes(client: incus.Client, pool: str, project: str, home: str) -> list[Body]:
+    """The custom volumes of a project (and of `home`, unless empty) in a pool; none without that pool."""
     path = incus.path("storage-pools", pool, "volumes", "custom")
+    both = {"all-projects": "true", "filter": f"project eq {project} or project eq {home}"}
     try:
-        found = _list(client, path, {"project": project, "recursion": "1"})
+        found = _list(client, path, {"recursion": "1", **(both if home else {"project": project})})
     except errors.NotFound:
-        return {}
-    return {(pool, str(one["name"])): one for one in found if "/" not in str(one["name"])}
+        return []
+    return [one for one in found if "/" not in str(one["name"])]
 
 
 def _fingerprints(client: incus.Client, project: str) -> frozenset[str]:

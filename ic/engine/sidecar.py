@@ -466,12 +466,14 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 def find(client: incus.Client, project: str) -> Found | None:
     """The sidecar that watches over a project; None when there is none."""
-    query = {"project": project}
-    try:
-        body = cast("Body", client.get(incus.path("instances", sidecar.INSTANCE), query))
-    except (errors.NotFound, errors.Forbidden):
-        return None
-    return found(body, query)
+    for lived in (project, sidecar.home(project)):
+        query = {"project": lived}
+        try:
+            body = cast("Body", client.get(incus.path("instances", sidecar.INSTANCE), query))
+        except (errors.NotFound, errors.Forbidden):
+            continue
+        return found(body, query)
+    return None
 
 
 def found(body: Mapping[str, Any], query: Mapping[str, str]) -> Found:

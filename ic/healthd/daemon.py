@@ -69,11 +69,16 @@ class Work(Protocol):
 class Teller(Protocol):
     """What is told to the journal (`ic.healthd.stream`)."""
 
+    @property
+    def refused(self) -> bool:
+        """Whether the server has said no to it since `begin`."""
+        ...
+
     def tell(self, kind: str, address: str = "", *, cause: str = "") -> None:
         """Something happened."""
         ...
 
-    def begin(self, client: incus.Client, certificate: str) -> None:
+    def begin(self, client: incus.Client) -> None:
         """There is trust: write along."""
         ...
 
@@ -183,6 +188,7 @@ class Daemon:
             mine = self._own()
             self._take_token(mine)
             found = identity.pinned(self.place)
+            self.state = msgspec.structs.replace(self.state, server=found)
             if not found:
                 self._without_trust("waiting-for-token", "no token lies there yet")
                 return AGAIN
@@ -309,11 +315,10 @@ class Daemon:
                     "cannot watch: the server does not know this certificate (any more)"
                 )
             client.get(_project(self.settings.project))
-            self.state = msgspec.structs.replace(self.state, server=server.fingerprint)
             self._refused = None
             self._pause = UNREACHED
             work = self._ways.work(client)
-            self._ways.teller.begin(client, self.state.certificate)
+            self._ways.teller.begin(client)
             self._work, self._began = work, self._ways.clock()
             try:
                 failure = self._while_working(work, server)
@@ -349,6 +354,8 @@ class Daemon:
         try:
             while not self._stop.wait(TICK) and thread.is_alive():
                 self._turns += 1
+                if self._ways.teller.refused:
+                    break  # where the work has nothing to ask for a while, this one notices
                 self._show(work.view())
                 if self._token_there() and self._leads_elsewhere(server):
                     break

@@ -341,7 +341,7 @@ class Inbox:
         self._settle = settle
         self._seen: tuple[int, int, int, int] | None = None
         self._since = 0.0
-        self._refused = (0, 0)
+        self._ignored = (0, 0)  # what could not be used, and could not be removed
 
     def look(self, now: float) -> Found | None:
         """The file when it is complete, else None. `now` in seconds of a clock that is never set back.
@@ -350,30 +350,35 @@ class Inbox:
         """
         try:
             return self._look(now)
-        except Refused:
-            with contextlib.suppress(OSError):
-                there = os.lstat(self.path)
-                which = (there.st_ino, there.st_mtime_ns)
-                if which == self._refused:
-                    return None
-                self._refused = which
-            raise
-
-    def _look(self, now: float) -> Found | None:
-        try:
-            descriptor = os.open(
-                self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-            )
         except (FileNotFoundError, NotADirectoryError):
             self._seen = None
             return None
-        except OSError as cause:
-            raise Refused(f"cannot read {self.path}: {cause.strerror}") from cause
-        with open(descriptor, "rb") as file:
+        except (Refused, OSError) as error:
+            if self._ignore():
+                return None
+            if isinstance(error, Refused):
+                raise
+            raise Refused(f"cannot read {self.path}: {error.strerror}") from error
+
+    def _ignore(self) -> bool:
+        """Leave what lies there alone from now on; whether that was so already."""
+        with contextlib.suppress(OSError):
+            there = os.lstat(self.path)
+            which = (there.st_ino, there.st_mtime_ns)
+            known, self._ignored = self._ignored, which
+            return known == which
+        return False
+
+    def _look(self, now: float) -> Found | None:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
             found = os.fstat(descriptor)
+            which = (found.st_ino, found.st_mtime_ns)
+            if which == self._ignored:
+                return None
             if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.geteuid()):
                 raise Refused(f"cannot use {self.path}: it is not a file of this user")
-            data = file.read(TOKEN_LIMIT + 1)
+            data = os.read(descriptor, TOKEN_LIMIT + 1)
             seen = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode)
             if seen != self._seen:
                 self._seen, self._since = seen, now
@@ -382,17 +387,21 @@ class Inbox:
             was_open = bool(found.st_mode & 0o077)
             if was_open:
                 os.fchmod(descriptor, 0o600)
-        return Found(data=data, which=(found.st_ino, found.st_mtime_ns), was_open=was_open)
+        finally:
+            os.close(descriptor)
+        return Found(data=data, which=which, was_open=was_open)
 
     def clear(self, found: Found) -> None:
         """Remove the file that was taken; one that was laid down since stays."""
+        self._seen = None
         try:
             there = os.lstat(self.path)
             if (there.st_ino, there.st_mtime_ns) == found.which:
                 os.unlink(self.path)
         except FileNotFoundError:
             return
-        self._seen = None
+        except OSError:  # a directory that cannot be written: it was used, that is what counts
+            self._ignored = found.which
 
 
 def _finished(data: bytes, found: os.stat_result) -> bool:

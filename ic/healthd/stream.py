@@ -33,11 +33,13 @@ AGAIN = 5.0  # seconds until a server that did not answer is asked again
 class About(msgspec.Struct, frozen=True, kw_only=True):
     """Whose lines these are: the project, an id of this life, version and build; and how it tells the time.
 
-    `say` writes one line of the log.
+    `place` stands for the machine: a project has one sidecar, so of two starts in one place the older one
+    is gone. `say` writes one line of the log.
     """
 
     project: str
     run: str
+    place: str = "sidecar"
     say: Callable[[str, dict[str, Any]], None]
     version: str = ""
     build: str = ""
@@ -79,12 +81,14 @@ class Writer:
         kind = f"{events.HEALTH}{kind}"
         return events.Health(n=0, t=now, kind=kind, run=self._about.run, **fields)
 
-    def begin(self, client: lease.Server, certificate: str) -> None:
-        """Write along, by a thread, until `pause` or `end`.
+    @property
+    def refused(self) -> bool:
+        """Whether the server has said no since `begin`."""
+        return self._session is not None and self._session.refused
 
-        The certificate stands for the machine: of the sidecars of one identity only the newest lives.
-        """
-        self._session = _Session(self._about, self._queue, client, certificate)
+    def begin(self, client: lease.Server) -> None:
+        """Write along, by a thread, until `pause` or `end`."""
+        self._session = _Session(self._about, self._queue, client)
         self._session.thread.start()
 
     def pause(self, seconds: float) -> None:
@@ -179,14 +183,14 @@ class _Breakable:
 class _Session:
     """Writing along for as long as there is trust: a thread, and the lease that it takes."""
 
-    def __init__(self, about: About, queue: _Queue, client: lease.Server, certificate: str) -> None:
+    def __init__(self, about: About, queue: _Queue, client: lease.Server) -> None:
         self.final = False
+        self.refused = False
         self.clock = _Breakable(about.clock)
         self.thread = threading.Thread(target=self._run, name="stream", daemon=True)
         self._about = about
         self._queue = queue
         self._client = client
-        self._certificate = certificate
         self._fenced = False
 
     def _run(self) -> None:
@@ -197,7 +201,7 @@ class _Session:
             except errors.Interrupted:
                 return
             except errors.Forbidden as error:
-                # The work meets it too, and the daemon with it.
+                self.refused = True
                 self._about.say("stream", {"error": error.summary})
                 return
             except errors.NotFound:
@@ -224,13 +228,13 @@ class _Session:
         return lease.acquire(self._client, self._about.project, terms)
 
     def _holder(self) -> lease.Holder:
-        """This daemon as a holder. Containers have no machine-id, and one identity has one sidecar.
+        """This daemon as a holder. Containers have no machine-id, but each start has a boot id of its own.
 
-        Who was fenced has met another one with this identity: from then on silence alone decides.
+        Who was fenced has met a second one that lives: from then on silence alone decides.
         """
         now = int(self.clock.wall() * 1000)
         found = lease.identity(command="healthd", run=self._about.run, since=now)
-        machine = "" if self._fenced else names.short_hash(self._certificate)
+        machine = "" if self._fenced else names.short_hash(self._about.place)
         return msgspec.structs.replace(found, machine=machine)
 
     # --- writing ---

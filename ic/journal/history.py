@@ -15,6 +15,7 @@ import msgspec
 
 from ic import errors
 from ic.journal import events
+from ic.resources import sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +59,7 @@ class HistoryRun(msgspec.Struct, frozen=True, kw_only=True):
 #: The kinds with which a life of the health daemon begins and ends.
 HEALTH_RUN = "hd.run"
 HEALTH_END = "hd.end"
+_PUT_OUT = ("inst.stop", "inst.delete", "inst.restart", "cert.revoke")
 
 
 def moment(ms: int) -> str:
@@ -240,8 +242,8 @@ def runs(journal: pages.Journal) -> tuple[HistoryRun, ...]:
     top = journal.run_object
     running = top.generation if top is not None and top.held else 0
     told = sorted((*story.told, *journal.telling()), key=_number)
-    lives = _lives(journal, told)
     found = [(run.n, run.started, run.done(running=running)) for run in story.runs]
+    lives = _lives(journal, told, _put_out([run for _, _, run in found]))
     return tuple(reversed(_between(found, lives)))
 
 
@@ -266,14 +268,32 @@ def _between(found: list[_Placed], lives: list[_Placed]) -> list[HistoryRun]:
     return merged
 
 
-def _lives(journal: pages.Journal, told: Sequence[events.Health]) -> list[_Placed]:
+def _put_out(found: Sequence[HistoryRun]) -> str:
+    """When a run last stopped the health daemon, or took its rights away before it could say so."""
+    times = [
+        step.time
+        for run in found
+        for step in run.events
+        if step.address == sidecar.ADDRESS and step.kind in _PUT_OUT and step.status == "ok"
+    ]
+    return max(times, default="")
+
+
+def _lives(journal: pages.Journal, told: Sequence[events.Health], put_out: str) -> list[_Placed]:
     """The daemon's lives: what it had seen of the journal when each began, when, and the life as a run."""
     by_run: dict[str, list[events.Health]] = {}
     for event in told:
         by_run.setdefault(event.run, []).append(event)
     holder = journal.health.holder if journal.health is not None else None
     return [
-        (log[0].seen, log[0].t, _life(log, alive=holder is not None and holder.run == run))
+        (
+            log[0].seen,
+            log[0].t,
+            _life(
+                log,
+                alive=holder is not None and holder.run == run and moment(log[0].t) > put_out,
+            ),
+        )
         for run, log in by_run.items()
     ]
 

@@ -14,7 +14,7 @@ import msgspec
 from ic import errors, names
 from ic.fields import image as image_section
 from ic.fields import lifecycle, networking, placement, process, section, storage, switches
-from ic.plan import ground, ports, watch, wiring
+from ic.plan import confine, ground, ports, watch, wiring
 from ic.plan.ground import replicas
 from ic.resources import image, kind, project, sidecar, volume
 
@@ -120,7 +120,6 @@ def build(
 
 _RESTRICTIONS: tuple[tuple[str, str, str], ...] = (
     # key of a restricted project, its default, what ic needs it for
-    ("restricted.containers.lowlevel", "block", "raw.lxc (entrypoint as PID 1, stop signal)"),
     ("restricted.devices.proxy", "block", "ports"),
     ("restricted.devices.disk", "managed", "bind mounts and tmpfs"),
     ("restricted.devices.nic", "managed", "networks"),
@@ -161,6 +160,15 @@ class _Work:
         )
         self.options = options
         self.watches = options.healthd and stack.switches.healthd
+        self.strict = stack.switches.isolation == "strict"
+        rules = observed.facts.project_restrictions
+        known = recorded.resources.get(names.address("project", self.ground.project))
+        own = known is not None and ("config", "restricted") in known.fields
+        self.confined = rules.get("restricted") == "true" and not own  # by an administrator
+        self.restricted = self.strict or self.confined
+        self.lowlevel = not self.restricted or (
+            not self.strict and rules.get("restricted.containers.lowlevel") == "allow"
+        )
         self.resources: dict[str, kind.Resource] = {}
         self.details: dict[str, Details] = {}
         self.images: dict[str, image.ImageFacts] = {}
@@ -174,8 +182,7 @@ class _Work:
 
     def done(self) -> Desired:
         """All stages, then one raise for all that was found."""
-        founded = project.resource(self.ground.project)
-        self.resources |= {founded.address: founded, **self.wires.resources}
+        self.resources |= self.wires.resources
         if not self.ground.problems:
             for name in sorted(self.ground.selected):
                 service = self.ground.stack.services[name]
@@ -183,6 +190,8 @@ class _Work:
                 self.ground.check_labels(labels, f"service {name!r}", "services", name)
                 for replica in replicas(service):
                     self._build_instance(service, replica)
+        founded = project.resource(self.ground.project, self._restrictions())
+        self.resources[founded.address] = founded
         self._check_health()
         self._check_restrictions()
         guard, stays = self._guard()
@@ -191,6 +200,10 @@ class _Work:
         known = {names.address("network", key) for key in self.ground.stack.networks}
         known |= {names.address("volume", key) for key in self.ground.stack.volumes}
         known |= {names.address("image", one.image.image or "") for one in every.values()}
+        if stays:
+            known.add(
+                names.address("image", watch.reference(self.ground.stack.switches, self.options))
+            )
         return Desired(
             stack=self.ground.stack.name,
             project=self.ground.project,
@@ -438,6 +451,8 @@ class _Work:
         fields["devices", "root", "type"] = "disk"
         fields["devices", "root", "path"] = "/"
         fields["devices", "root", "pool"] = pool
+        if not self.lowlevel:
+            fields = self._confined(service.name, fields, first=replica == 1)
         uses = tuple(use for part in parts for use in part.uses)
         missing = tuple(
             path
@@ -553,7 +568,8 @@ class _Work:
             return None, False
         if not reasons and (self.options.services or not others):
             return None, bool(self.options.services)
-        if self.ground.problems:
+        out_of_sight = self.restricted and not self.ground.facts.may_administer
+        if self.ground.problems or out_of_sight:
             return None, True
         return self._sidecar(reasons | ({} if self.options.services else others)), False
 
@@ -571,7 +587,8 @@ class _Work:
         pools = [next((one for one in (*was,) if one), "") for was in (roots, volumes)]
         try:
             made = watch.wanted(
-                project=self.ground.project,
+                stack_project=self.ground.project,
+                home=sidecar.home(self.ground.project) if self.restricted else "",
                 found=found,
                 reasons=reasons,
                 pools=(pools[0] or self._pool(), pools[1] or self._pool()),
@@ -584,9 +601,37 @@ class _Work:
         self.images[made.image] = found
         return made
 
+    def _confined(self, service: str, fields: kind.Fields, *, first: bool) -> kind.Fields:
+        """An instance's fields for a restricted project; a problem where it cannot do without."""
+        found = confine.confined(fields, self.ground.facts.project_restrictions, strict=self.strict)
+        if first:
+            for reason in found.refused:
+                self.ground.problem(
+                    f"cannot run service {service!r} in a restricted project: {reason}",
+                    "services",
+                    service,
+                    hint="leave it out, or go without isolation: strict" if self.strict else "",
+                )
+            for lost in found.lost:
+                self.ground.warn("W_CONFINED", f"service {service!r}: {lost}", "services", service)
+        return found.fields
+
+    def _restrictions(self) -> dict[str, str] | None:
+        """What a strict project is restricted to: what its instances need, those left alone included."""
+        if not self.strict:
+            return None
+        left = [
+            kind.Resource(address=address, name=live.name, fields=live.fields)
+            for address, live in self.ground.observed.live.items()
+            if names.kind_of(address) == "instance"
+            and address not in self.resources
+            and address != sidecar.ADDRESS
+        ]
+        return confine.allowances([*self.resources.values(), *left])
+
     def _check_restrictions(self) -> None:
         rules = self.ground.facts.project_restrictions
-        if rules.get("restricted") != "true":
+        if self.strict or not self.confined:
             return
         types = {
             (resource.fields.get((*path[:2], "type")), resource.fields.get((*path[:2], "shift")))
@@ -600,7 +645,6 @@ class _Work:
             for value in resource.fields.values()
         )
         needed = {
-            "restricted.containers.lowlevel": bool(self.details),
             "restricted.devices.proxy": any(type_ == "proxy" for type_, _ in types),
             "restricted.devices.disk": tmpfs or ("disk", "true") in types,
             "restricted.devices.nic": any(type_ == "nic" for type_, _ in types),

@@ -35,8 +35,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     `https_address` is the server's `core.https_address`, empty when it listens nowhere, None when this client
     may not see it; `addresses` are those that the server says to be reached at, `server_fingerprint` is its
     certificate's. `sidecar_state` is what the health daemon says of
-    itself, None when there is none or its file is not readable. `may_administer` is false for a client
-    whose certificate is restricted: it may make no token and change nothing of the server.
+    itself, None when there is none or its file is not readable, `sidecar_home` the project that it lives in.
+    `home_exists` is whether there is a project of its own for it, `home_marked` whether that is this stack's.
+    `may_administer` is false for a client whose certificate is restricted: it may make no token and change
+    nothing of the server.
     """
 
     server: str = ""
@@ -60,6 +62,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     server_fingerprint: str = ""
     sidecar_state: sidecar.State | None = None
+    sidecar_home: str = ""
+    home_exists: bool = False
+    home_marked: bool = False
     may_administer: bool = True
 
 

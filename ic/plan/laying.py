@@ -201,7 +201,8 @@ class Draft:
         """The steps of other resources that an instance must follow: image, networks, the project."""
         details = self.wanted.details[address]
         resource = self.wanted.resources[address]
-        wanted = [f"{names.address('project', self.project)}#create", f"{details.image}#pull"]
+        own = names.address("project", self.project)
+        wanted = [f"{own}#create", f"{own}#update", f"{details.image}#pull"]
         for need in resource.needs:
             if names.kind_of(need) == "network":
                 wanted += [f"{need}#create", f"{need}#update"]
@@ -226,6 +227,7 @@ class Draft:
                         project=self.project,
                         grace_ms=self._own_grace(resource),
                         needs=ready,
+                        signal=signal_of(live),
                     )
                 )
                 ready = (f"{address}#stop",)
@@ -310,6 +312,7 @@ class Draft:
             project=self.project,
             grace_ms=self._own_grace(choice.resource),
             needs=(),
+            signal=signal_of(live),
         )
         if choice.stop:
             writes = [*self.hold(live, ()), stop, *writes]
@@ -540,6 +543,11 @@ class Draft:
             )
         fields = difference.given(resource) if live is None else ()
         self.put(resource.address, action, cause, (step,), fields)
+
+
+def signal_of(live: kind.Live) -> str:
+    """The stop signal of an instance that cannot carry it in a low-level key."""
+    return live.fields.get(("config", names.SIGNAL), "")
 
 
 def _watched(live: kind.Live) -> bool:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ic import errors, names
-from ic.plan import changes, claims, desired, difference, facts, laying, watch
+from ic.plan import changes, claims, confine, desired, difference, facts, laying, watch
 from ic.resources import image, instance, kind, network, project, volume
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class _Work:
         self.project = wanted.project
         self.book = difference.Book(recorded.resources, options.key, recorded.lineage)
         self.guard: watch.Row | None = None
+        self.tightening = confine.Tightening()
         self.draft = laying.Draft(wanted, self.book, observed.live, options.grace_ms)
         self.warnings: list[errors.Diagnostic] = []
 
@@ -129,11 +130,11 @@ class _Work:
         """The grace period of an instance that is not desired any more, from what it carries."""
         if self.options.grace_ms is not None:
             return self.options.grace_ms
-        path = ("config", "boot.host_shutdown_timeout")
         live, known = self.live.get(address), self.recorded.get(address)
         for text in (
-            live.fields.get(path) if live else None,
-            known.fields.get(path) if known else None,
+            fields.get(("config", key))
+            for fields in (live.fields if live else {}, known.fields if known else {})
+            for key in ("boot.host_shutdown_timeout", names.GRACE)
         ):
             if isinstance(text, str) and text.isdecimal():
                 return int(text) * 1000
@@ -173,6 +174,7 @@ class _Work:
                         project=self.project,
                         grace_ms=self._grace(address),
                         needs=(steps[-1].id,) if steps else waits,
+                        signal=laying.signal_of(live),
                     )
                 )
             before = (steps[-1].id,) if steps else waits
@@ -259,6 +261,7 @@ class _Work:
                     project=self.project,
                     grace_ms=self._grace(address),
                     needs=needs,
+                    signal=laying.signal_of(live),
                 )
             )
             self.draft.put(address, "stop", "stopped by the user", steps)
@@ -321,6 +324,7 @@ class _Work:
             self.draft.lay(self.draft.choices[address])
         self._plan_volumes()
         self._lay_guard()
+        self._tighten()
         self.draft.link()
         self.draft.take_over()
         self._remove_networks()
@@ -332,6 +336,18 @@ class _Work:
         check_project(self.wanted.stack, self.observed)
         found: list[tuple[str, str]] = []
         guard = self.wanted.sidecar
+        if (
+            guard is not None
+            and guard.home != self.project
+            and self.facts.home_exists
+            and not self.facts.home_marked
+        ):
+            found.append(
+                (
+                    f"project {guard.home!r} exists and is not that of this stack's health daemon",
+                    "rename or remove that project, or choose another name for the stack",
+                )
+            )
         resources = dict(self.wanted.resources)
         if guard is not None:
             resources |= {one.address: one for one in (guard.instance, guard.volume)}
@@ -384,6 +400,45 @@ class _Work:
                 (project.create(resource),),
                 difference.given(resource),
             )
+        elif resource is not None:
+            self._plan_restrictions(resource)
+
+    def _plan_restrictions(self, resource: kind.Resource) -> None:
+        """Wider before any instance changes, narrower after all have; an administrator's own stay."""
+        known = self.recorded.get(resource.address)
+        own = {path[1] for path in (known.fields if known else {}) if _restricts(path)}
+        wanted = {path[1]: value for path, value in resource.fields.items() if _restricts(path)}
+        rules = self.facts.project_restrictions
+        now = {key: value for key, value in rules.items() if key in own or key in wanted}
+        self.tightening = confine.tightening(now, wanted)
+        fields = tuple(
+            kind.FieldChange(
+                path=f"config.{key}", old=now.get(key), new=wanted.get(key), impact="in-place"
+            )
+            for key in sorted({*now, *wanted})
+            if now.get(key) != wanted.get(key)
+        )
+        if not fields:
+            return
+        first = self.tightening.before
+        steps = (confine.write(resource.name, "update", first, ()),) if first else ()
+        cause = difference.CHANGED if wanted else difference.REMOVED
+        self.draft.put(resource.address, "update", cause, steps, fields)
+
+    def _tighten(self) -> None:
+        """The narrower restrictions, once every instance keeps them."""
+        if not self.tightening.after:
+            return
+        address = names.address("project", self.project)
+        changed = tuple(
+            step.id
+            for step in self.draft.steps.values()
+            if step.event in {"inst.create", "inst.update", "inst.delete"}
+            and step.address not in watch.ADDRESSES
+        )
+        change = self.draft.changes[address]
+        step = confine.write(self.project, "tighten", self.tightening.after, changed)
+        self.draft.put(address, change.action, change.cause, (*change.steps, step), change.fields)
 
     # --- instances ---
 
@@ -535,7 +590,6 @@ class _Work:
         watch.remove(
             self.draft,
             self.observed,
-            home=self.project,
             projects=(self.project,),
             cause=cause,
             grace_ms=self.options.grace_ms,
@@ -797,6 +851,10 @@ class _Work:
         found = {one.name for one in self.doubles if one.address == address}
         found |= {live.name} if live is not None else set()
         return tuple(sorted(found - {name}))
+
+
+def _restricts(path: kind.Path) -> bool:
+    return path[0] == "config" and path[1].startswith("restricted")
 
 
 def _check_order(found: changes.Plan) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from ic import errors, names
 from ic.fields import lifecycle, process, section
 from ic.plan import changes, difference, laying
-from ic.resources import image, instance, kind, sidecar, volume
+from ic.resources import image, instance, kind, project, sidecar, volume
 
 if TYPE_CHECKING:
     from ic.fields import switches
@@ -24,6 +24,8 @@ ADDRESSES = (sidecar.ADDRESS, sidecar.VOLUME_ADDRESS)
 
 UNNEEDED = "nothing needs it any more"
 SWITCHED_OFF = "switched off"
+MOVED = "it moves into a project of its own"
+MOVED_BACK = "its services are restricted no more"
 OTHERWISE = "it is set up otherwise now"
 _CAUSES = {difference.CHANGED: OTHERWISE, difference.REMOVED: OTHERWISE}  # no file names it
 SPOILT = "its identity cannot be used"
@@ -67,14 +69,16 @@ def reference(given: switches.StackSwitches, options: desired.Options) -> str:
 
 def wanted(
     *,
-    project: str,
+    stack_project: str,
+    home: str,
     found: image.ImageFacts,
     reasons: dict[str, str],
     pools: tuple[str, str],
     observed: facts.Observed,
     options: desired.Options,
 ) -> Sidecar:
-    """The sidecar of a project as it is to be. `pools` are those of its root and of its volume.
+    """The sidecar of a project as it is to be. `pools` are those of its root and of its volume, `home` is
+    the project that it lives in (empty: the one that it watches).
 
     Without a program to put into it (a checkout) the one that is there is kept. Raises PlanError when
     there is none.
@@ -98,7 +102,7 @@ def wanted(
     resource = kind.Resource(
         address=sidecar.ADDRESS,
         name=sidecar.INSTANCE,
-        fields=_fields(project, found, build)
+        fields=_fields(stack_project, found, build)
         | sidecar.devices(root=root, volume_pool=volume_pool, connect=connect),
         power="running",
         grace_ms=_GIVE_UP_MS,
@@ -109,14 +113,14 @@ def wanted(
         image=names.address("image", found.reference),
         found=found,
         needed=needed(reasons),
-        home=project,
-        projects=(project,),
+        home=home or stack_project,
+        projects=(stack_project,),
         source=options.healthd_source,
         https_address=sidecar.LOOPBACK if address == "" else "",
     )
 
 
-def _fields(project: str, found: image.ImageFacts, build: str) -> kind.Fields:
+def _fields(watched: str, found: image.ImageFacts, build: str) -> kind.Fields:
     """The config: one more service by the same rules, with a command and an environment of ic's own."""
     config = found.config
     python = sidecar.interpreter(config.entrypoint or config.cmd or ())
@@ -128,7 +132,7 @@ def _fields(project: str, found: image.ImageFacts, build: str) -> kind.Fields:
     )
     program = process.Process(
         entrypoint=(python, sidecar.ZIPAPP, "healthd"),
-        environment={sidecar.PROJECT_VARIABLE: project, "HOME": "/root", **sidecar.ENVIRONMENT},
+        environment={sidecar.PROJECT_VARIABLE: watched, "HOME": "/root", **sidecar.ENVIRONMENT},
         user="0:0",
         working_dir="/",
     )
@@ -188,7 +192,9 @@ def _decided(given: Sidecar, observed: facts.Observed, book: difference.Book) ->
     live = observed.live.get(sidecar.ADDRESS)
     state = observed.facts.sidecar_state
     spoilt = state is not None and state.state == "bad-identity"
-    new_volume = spoilt or sidecar.VOLUME_ADDRESS not in observed.live
+    lived = observed.facts.sidecar_home
+    moves = bool(lived) and lived != given.home
+    new_volume = spoilt or moves or sidecar.VOLUME_ADDRESS not in observed.live
     if live is None:
         gone = sidecar.ADDRESS in book.recorded
         cause = difference.VANISHED if gone else given.needed
@@ -196,7 +202,11 @@ def _decided(given: Sidecar, observed: facts.Observed, book: difference.Book) ->
     running = live.power in laying.UP
     why = _why_enrol(observed, book)
     if live.half_made or new_volume:
-        cause = difference.CUT_OFF if live.half_made else why if spoilt else "its identity is gone"
+        cause = why if spoilt else "its identity is gone"
+        if live.half_made:
+            cause = difference.CUT_OFF
+        elif moves:
+            cause = MOVED if given.home not in given.projects else MOVED_BACK
         return Row(
             action="replace",
             cause=cause,
@@ -314,12 +324,15 @@ def lay(
     """Lay the steps of what was decided, and of what the sidecar stands on."""
     if given.https_address:
         _let_listen(draft, given, observed)
+    if given.home not in given.projects and not observed.facts.home_exists:
+        made = project.create(project.resource(given.home))
+        draft.put(made.address, "create", "the health daemon lives there", (made,))
     _lay_volume(draft, given, row, observed, book)
     if row.idle:
         return
     live = observed.live.get(sidecar.ADDRESS)
     if row.makes:
-        steps = _making(draft, given, row, live)
+        steps = _making(draft, given, row, live, observed.facts.sidecar_home)
         fields = row.diff.fields or (difference.given(given.instance) if live is None else ())
     elif live is not None and not (row.diff.fields or row.start or row.enrol):
         record = kind.Record(
@@ -344,6 +357,15 @@ def lay(
             )
         )
     draft.put(sidecar.ADDRESS, row.action, row.cause, steps, fields)
+    if row.makes and given.home in given.projects and observed.facts.home_marked:
+        _leave_home(draft, sidecar.home(given.projects[0]), row.cause)
+
+
+def _leave_home(draft: laying.Draft, home: str, cause: str) -> None:
+    """The project of its own goes when the sidecar and its volume are out of it."""
+    leaving = [f"{address}#delete" for address in ADDRESSES]
+    step = project.delete(home, tuple(one for one in leaving if one in draft.steps))
+    draft.put(step.address, "delete", cause, (step,))
 
 
 def _let_listen(draft: laying.Draft, given: Sidecar, observed: facts.Observed) -> None:
@@ -374,17 +396,18 @@ def _lay_volume(
         steps: list[kind.Step] = []
         needs = _founded(draft, given.home)
         if live is not None:
-            gone = volume.delete(address, live.name, pool=live.pool, project=given.home)
+            lived = observed.facts.sidecar_home
+            gone = volume.delete(address, live.name, pool=live.pool, project=lived)
             leaves = sidecar.ADDRESS in observed.live
             users = (f"{sidecar.ADDRESS}#delete",) if leaves else ()
             steps.append(msgspec.structs.replace(gone, needs=users))
-            needs = (gone.id,)
+            needs = (*needs, gone.id)
         steps.append(sidecar.create_volume(resource, project=given.home, needs=needs))
         cause = difference.VANISHED if address in book.recorded else difference.NEW
         draft.put(
             address,
             "create" if live is None else "replace",
-            cause if live is None else SPOILT,
+            cause if live is None else row.cause.partition(":")[0],
             steps,
             difference.given(resource) if live is None else (),
         )
@@ -410,7 +433,7 @@ def _lay_volume(
 
 
 def _making(
-    draft: laying.Draft, given: Sidecar, row: Row, live: kind.Live | None
+    draft: laying.Draft, given: Sidecar, row: Row, live: kind.Live | None, lived: str
 ) -> list[kind.Step]:
     """Create, or stop, delete and create; then the program and the start."""
     address, home = sidecar.ADDRESS, given.home
@@ -418,10 +441,10 @@ def _making(
     ready = (*_founded(draft, home), *((pull,) if pull in draft.steps else ()))
     steps: list[kind.Step] = []
     if live is not None and row.stop:
-        steps.append(_stop(given, ready))
+        steps.append(_stop(given, ready, lived))
         ready = (steps[-1].id,)
     if live is not None:
-        steps.append(instance.delete(address, live.name, project=home, needs=ready))
+        steps.append(instance.delete(address, live.name, project=lived, needs=ready))
         ready = (steps[-1].id,)
     filled = f"{sidecar.VOLUME_ADDRESS}#create"
     fingerprint: object = given.found.fingerprint
@@ -451,11 +474,11 @@ def _starting(given: Sidecar, needs: tuple[str, ...], *, filled: bool) -> list[k
     return [*steps, start]
 
 
-def _stop(given: Sidecar, needs: tuple[str, ...]) -> kind.Step:
+def _stop(given: Sidecar, needs: tuple[str, ...], lived: str) -> kind.Step:
     return instance.stop(
         sidecar.ADDRESS,
         sidecar.INSTANCE,
-        project=given.home,
+        project=lived,
         grace_ms=given.instance.grace_ms,
         needs=needs,
     )
@@ -473,7 +496,7 @@ def _updating(
         return (steps[-1].id,) if steps else ()
 
     if row.stop:
-        steps.append(_stop(given, ()))
+        steps.append(_stop(given, (), given.home))
     if row.diff.fields:
         steps.append(
             instance.update(
@@ -499,7 +522,6 @@ def remove(
     draft: laying.Draft,
     observed: facts.Observed,
     *,
-    home: str,
     projects: tuple[str, ...],
     cause: str,
     grace_ms: int | None = None,
@@ -509,8 +531,9 @@ def remove(
     A client that may not edit the server's trust leaves the certificate: its key goes with the volume.
     """
     live, store = (observed.live.get(address) for address in ADDRESSES)
+    home = observed.facts.sidecar_home or projects[0]
     known = [address for address in ADDRESSES if address in draft.book.recorded]
-    if live is None and store is None and not known:
+    if live is None and store is None and not known and not observed.facts.home_marked:
         return
     steps: list[kind.Step] = []
     if observed.facts.may_administer:
@@ -538,6 +561,8 @@ def remove(
         draft.put(sidecar.VOLUME_ADDRESS, "delete", cause, (step,))
     elif sidecar.VOLUME_ADDRESS in known:
         draft.forget(sidecar.VOLUME_ADDRESS, "gone from the server too")
+    if observed.facts.home_marked:
+        _leave_home(draft, sidecar.home(projects[0]), cause)
 
 
 def keeps_alive(live: kind.Live, observed: facts.Observed) -> bool:

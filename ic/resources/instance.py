@@ -216,14 +216,22 @@ def unfreeze(address: str, name: str, *, project: str) -> kind.Step:
 
 
 def stop(
-    address: str, name: str, *, project: str, grace_ms: int, needs: tuple[str, ...]
+    address: str,
+    name: str,
+    *,
+    project: str,
+    grace_ms: int,
+    needs: tuple[str, ...],
+    signal: str = "",
 ) -> kind.Step:
     """Stop with the grace period, then by force."""
     return kind.Step(
         id=f"{address}#stop",
         address=address,
         event="inst.stop",
-        deed=kind.Stop(path=url(name), query={"project": project}, grace_ms=grace_ms),
+        deed=kind.Stop(
+            path=url(name), query={"project": project}, grace_ms=grace_ms, signal=signal
+        ),
         needs=needs,
         lane="stop",
         record=kind.Record(name=name, power="stopped"),

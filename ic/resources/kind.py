@@ -132,11 +132,15 @@ class Merge(msgspec.Struct, frozen=True, kw_only=True, tag="merge"):
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
-    """Ask an instance to end, wait the grace period (ms), then force."""
+    """Ask an instance to end, wait the grace period (ms), then force.
+
+    With a `signal` the main process is given it from inside: in a restricted project no key may say it.
+    """
 
     path: str
     query: dict[str, str] = {}
     grace_ms: int = 10_000
+    signal: str = ""
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):

@@ -13,12 +13,13 @@ FEATURES = {
 }
 
 
-def resource(project: str) -> kind.Resource:
+def resource(project: str, restrictions: dict[str, str] | None = None) -> kind.Resource:
     """The project as desired."""
+    config = {**FEATURES, **(restrictions or {})}
     return kind.Resource(
         address=names.address("project", project),
         name=project,
-        fields={("config", key): value for key, value in FEATURES.items()},
+        fields={("config", key): value for key, value in config.items()},
     )
 
 
@@ -38,6 +39,27 @@ def create(desired: kind.Resource) -> kind.Step:
         ),
         lane="create",
         record=kind.Record(name=desired.name, fields=desired.fields),
+    )
+
+
+def update(
+    project: str,
+    *,
+    verb: str,
+    set_: kind.Fields,
+    unset: tuple[kind.Path, ...],
+    needs: tuple[str, ...],
+) -> kind.Step:
+    """One compare-and-swap write of its config; the journal's keys stay."""
+    address = names.address("project", project)
+    return kind.Step(
+        id=f"{address}#{verb}",
+        address=address,
+        event="proj.update",
+        deed=kind.Merge(path=f"/1.0/projects/{project}", set=set_, unset=unset),
+        needs=needs,
+        lane="trust",
+        record=kind.Record(name=project, fields=set_, unset=unset),
     )
 
 

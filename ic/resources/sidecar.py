@@ -70,6 +70,14 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     misconfigured: tuple[str, ...] = ()
 
 
+def home(project: str) -> str:
+    """The project beside the stack's, where the sidecar of a restricted one lives."""
+    name = f"{project}-healthd"
+    return (
+        name if len(name) <= names.PROJECT_LIMIT else f"ic-healthd-{names.short_hash(project, 12)}"
+    )
+
+
 def identity_name(project: str, lineage: str) -> str:
     """The name of the certificate, and of the token that brings it."""
     return f"ic-healthd {project} {lineage}".rstrip()

@@ -37,6 +37,8 @@ class Work:
 class Teller:
     """Tells nobody."""
 
+    refused = False
+
     def tell(self, *_: object, **__: object) -> None:
         return
 

@@ -18,6 +18,7 @@ from tests.crash import proxy
 from tests.lab import lab as labs
 
 IC = ("python3", "/opt/ic/ic.pyz")
+DAEMON = "ic-healthd"  # the health daemon's instance and volume
 
 # Ends at once on SIGTERM: PID 1 ignores every signal it does not handle.
 IDLE = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait $$!; done"]
@@ -240,8 +241,14 @@ class Scenario:
         return self.ic("history", "--json").json()["runs"]
 
 
+TOLD = ("user.healthcheck.status", "user.healthcheck.output", "user.ic.health")
+
+
 def everything(lab: labs.Lab) -> dict[str, Any]:
-    """All that ic might change on a server, to be compared before and after."""
+    """All that ic might change on a server, to be compared before and after.
+
+    What health daemons tell of themselves and of services is not: they go on.
+    """
     lists = {
         "projects": "/1.0/projects?recursion=1",
         "instances": "/1.0/instances?recursion=1&all-projects=true",
@@ -254,10 +261,15 @@ def everything(lab: labs.Lab) -> dict[str, Any]:
     for kind, path in lists.items():
         for body in lab.api("GET", path):
             # The server lists in no fixed order, and a look at an image is no change.
-            entry = {**body, "used_by": sorted(body.get("used_by") or [])}
+            entry: dict[str, Any] = {**body, "used_by": sorted(body.get("used_by") or [])}
             if kind == "images":
                 entry["last_used_at"] = ""
             name = body.get("name") or body["fingerprint"]
+            if kind == "profiles" and name.startswith("ic.hd."):
+                continue
+            if kind == "instances":
+                for part in ("config", "expanded_config"):
+                    entry[part] = {k: v for k, v in body[part].items() if k not in TOLD}
             found[f"{kind} {body.get('project', '')} {name}"] = entry
     return found
 

@@ -56,6 +56,7 @@ def test_the_lines_of_project_show_fold_to_what_incus_has(case: scenario.Scenari
         "instance:web/1": "running",
         "instance:db/1": "running",
         "instance:new/1": "running",
+        "instance:ic-healthd": "running",
     }
     digests = {a: r["facts"] for a, r in told.resources.items() if a.startswith("image:")}
     assert all("digest" in json.dumps(facts) for facts in digests.values())
@@ -68,7 +69,7 @@ def test_the_lines_of_project_show_fold_to_what_incus_has(case: scenario.Scenari
     assert ledger.differences(told, case.marked()) == []
     assert not [address for address in told.resources if address.startswith("instance:")]
     # History says the same as the lines do.
-    runs = case.runs()
+    runs = [run for run in case.runs() if run["command"] != "healthd"]
     assert [run["command"].split()[0] for run in runs] == ["down", "apply", "apply"]
     assert [run["status"] for run in runs] == ["ok"] * 3
     full = case.ic("history", "--json", runs[1]["run"]).json()["runs"][0]
@@ -76,10 +77,12 @@ def test_the_lines_of_project_show_fold_to_what_incus_has(case: scenario.Scenari
     assert {"inst.create", "inst.delete", "inst.update"} <= kinds
 
 
-def test_an_images_healthcheck_is_reported_once_as_not_run(case: scenario.Scenario) -> None:
+def test_an_images_healthcheck_brings_the_health_daemon(case: scenario.Scenario) -> None:
     case.compose({"services": {"db": {"image": "lab/worker:1", "scale": 3}}})
-    told = [d for d in case.ic("plan", "--json").json()["diagnostics"] if "HEALTH" in d["code"]]
-    assert len(told) == 1, told
+    plan = case.ic("plan", "--json").json()
+    causes = {one["address"]: one["cause"] for one in plan["changes"]}
+    assert causes["instance:ic-healthd"] == "needed by db (healthcheck)"
+    assert [one for one in plan["diagnostics"] if "HEALTH" in one["code"]] == []
 
 
 def test_every_write_was_announced_in_the_journal_before_it_was_sent(

@@ -15,7 +15,7 @@ from tests.e2e import scenario
 from tests.e2e.test_journal import show
 from tests.lab import lab as labs
 
-DAEMON = "ic-healthd"
+DAEMON = scenario.DAEMON
 ADDRESS = f"instance:{DAEMON}"
 CHECK = {"test": ["CMD", "true"], "interval": "1s", "start_interval": "1s", "retries": 2}
 

@@ -121,12 +121,14 @@ class Teller:
     def __init__(self) -> None:
         self.told: list[tuple[str, str]] = []
         self.calls: list[str] = []
+        self.refused = False
 
     def tell(self, kind: str, address: str = "", *, cause: str = "") -> None:
         self.told.append((kind, cause))
 
-    def begin(self, client: object, certificate: str) -> None:
+    def begin(self, client: object) -> None:
         self.calls.append("begin")
+        self.refused = False
 
     def pause(self, seconds: float) -> None:
         self.calls.append("pause")
@@ -211,7 +213,10 @@ def until(found: Callable[[], Any], seconds: float = 6.0) -> Any:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    """A house whose daemons look more often and wait less than in life."""
+    for name, seconds in (("TICK", 0.02), ("UNREACHED", 0.2), ("MENDING", 0.2)):
+        monkeypatch.setattr(daemon, name, seconds)
     made = House(tmp_path)
     yield made
     made.end()
@@ -335,6 +340,28 @@ def test_a_refusal_stops_all_work_at_once_and_a_new_token_heals_it(house: House)
     house.becomes("watching")
     assert len(house.works) == 2
     assert ("state", "untrusted: cannot list instances: not authorized") in house.teller.told
+
+
+def test_a_refusal_of_the_stream_is_one_of_the_work(house: House) -> None:
+    house.start()
+    house.lay_down(house.api.token())
+    house.becomes("watching")
+    house.api.trusts.clear()
+    house.teller.refused = True
+    house.becomes("untrusted")
+    assert house.works[0].ended.is_set()
+
+
+def test_a_restarted_daemon_says_which_server_it_has_pinned_before_it_has_met_it(
+    house: House,
+) -> None:
+    house.start()
+    house.lay_down(house.api.token())
+    house.becomes("watching")
+    house.end()
+    house.api.shown = OTHER
+    house.start()
+    assert house.becomes("pin-mismatch").server == SERVER
 
 
 def test_a_replaced_server_certificate_is_healed_by_a_token_that_names_it(house: House) -> None:

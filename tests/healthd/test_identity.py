@@ -323,6 +323,41 @@ def test_a_fifo_is_no_token_and_holds_nobody_up(tmp_path: Path) -> None:
         identity.Inbox(str(tmp_path / "token")).look(0.0)
 
 
+def test_what_is_no_token_is_said_once_and_a_token_in_its_place_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.mkdir()
+    inbox = identity.Inbox(str(path))
+    with pytest.raises(identity.Refused):
+        inbox.look(0.0)
+    assert inbox.look(1.0) is None
+    path.rmdir()
+    path.write_bytes(token_text())
+    path.chmod(0o600)
+    found = inbox.look(2.0)
+    assert found is not None
+    assert found.data == token_text()
+
+
+def test_a_token_that_cannot_be_removed_is_not_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(token_text())
+    path.chmod(0o600)
+    inbox = identity.Inbox(str(path))
+    found = inbox.look(0.0)
+    assert found is not None
+
+    def refused(_: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refused)
+        inbox.clear(found)
+    assert path.exists()
+    assert inbox.look(5.0) is None
+
+
 def test_only_the_file_that_was_taken_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_bytes(token_text())

@@ -54,6 +54,7 @@ def make(server: fakes.Server) -> Iterator[Make]:
             project=stage.PROJECT,
             run=run,
             say=lambda word, fields: said.append((word, fields)),
+            place=over.pop("place", "sidecar"),
             version="1.0",
             build="b1",
             clock=Wall(),
@@ -62,7 +63,7 @@ def make(server: fakes.Server) -> Iterator[Make]:
         one = stream.Writer(about)
         made.append(one)
         if begin:
-            one.begin(server, over.pop("certificate", "ab" * 32))
+            one.begin(server)
         return one
 
     yield writer
@@ -128,9 +129,9 @@ def test_the_end_gives_the_lease_back_at_once(server: fakes.Server, make: Make) 
 def test_a_second_daemon_stands_by_and_takes_over_with_its_lines(
     server: fakes.Server, make: Make
 ) -> None:
-    first = make("aaaa0001", certificate="ab" * 32)
+    first = make("aaaa0001", place="a")
     until(lambda: told(server, "run"))
-    second = make("bbbb0002", certificate="cd" * 32)
+    second = make("bbbb0002", place="b")
     second.tell("unhealthy", "instance:web/1")
     time.sleep(4 * TIMES.poll)
     assert [one.run for one in ring(server)] == ["aaaa0001"]
@@ -140,7 +141,7 @@ def test_a_second_daemon_stands_by_and_takes_over_with_its_lines(
     assert [one.n for one in ring(server)] == [1, 2, 3, 4]
 
 
-def test_a_killed_daemons_lease_is_taken_by_the_next_start_of_the_same_sidecar(
+def test_a_killed_daemons_lease_is_taken_by_the_next_start_at_once(
     server: fakes.Server, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = msgspec.structs.replace(TIMES, ttl=3600.0)
@@ -185,7 +186,7 @@ def test_without_trust_it_waits_and_nothing_told_is_lost(server: fakes.Server, m
     before = len(server.calls)
     time.sleep(0.3)
     assert len(server.calls) == before
-    writer.begin(server, "ab" * 32)
+    writer.begin(server)
     assert until(lambda: told(server, "state"))[0].cause == "untrusted"
     assert len(told(server, "run")) == 1  # it is the same life
 
@@ -210,11 +211,27 @@ def test_a_server_that_restarts_costs_no_line(server: fakes.Server, make: Make) 
     assert [one.n for one in ring(server)] == [1, 2, 3]
 
 
+def test_a_refusal_is_said_and_ends_the_writing(server: fakes.Server, make: Make) -> None:
+    writer = make()
+    until(lambda: ring(server))
+    assert not writer.refused
+
+    def fault(moment: str, method: str, path: str) -> None:
+        raise errors.Forbidden("cannot change profile: not authorized")
+
+    server.fault = fault
+    until(lambda: writer.refused)
+    server.fault = fakes.quiet
+    before = len(server.calls)
+    time.sleep(0.2)
+    assert len(server.calls) == before
+
+
 def test_what_finds_no_room_is_counted(server: fakes.Server, make: Make) -> None:
     writer = make(begin=False)
     for _ in range(stream.WAITING + 9):
         writer.tell("unhealthy", "instance:web/1")
-    writer.begin(server, "ab" * 32)
+    writer.begin(server)
     until(
         lambda: [one.cause for one in told(server, "gap")][1:] == ["10 lines could not be written"]
     )

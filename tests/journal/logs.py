@@ -53,7 +53,9 @@ def logs(draw: st.DrawFn, most: int = 30) -> list[events.AnyEvent]:
     generation = 0
     for n in range(1, draw(st.integers(1, most)) + 1):
         what = draw(
-            st.sampled_from(["run", "intent", "intent", "outcome", "outcome", "end", "other"])
+            st.sampled_from(
+                ["run", "intent", "intent", "outcome", "outcome", "end", "health", "other"]
+            )
         )
         t = draw(st.integers(0, 2**45))
         if what == "run" or n == 1:
@@ -80,6 +82,9 @@ def logs(draw: st.DrawFn, most: int = 30) -> list[events.AnyEvent]:
             )
         elif what == "end":
             log.append(events.End(n=n, t=t, run=f"{generation:08x}", status="ok"))
+        elif what == "health":
+            told = events.Health(n=n, t=t, kind="hd.restart", address=draw(ADDRESSES), stream=n)
+            log.append(told)
         else:
             log.append(events.Other(n=n, t=t, kind="odd.kind", address=draw(ADDRESSES)))
     return log

@@ -37,6 +37,7 @@ def test_every_kind_is_told_by_its_line() -> None:
         events.Steal(n=6, generation=3, of=2, holder="0@host", reason="gone"),
         events.Trunc(n=1, last=9, count=9, chain="c"),
         events.Gap(n=7, last=9, chain="c", reason="damaged"),
+        events.Health(n=8, kind="hd.restart", address="instance:web/1", run="ab", stream=4),
     ]
     for sample in samples:
         assert events.decode(events.encode(sample)) == sample

@@ -191,15 +191,41 @@ def lived(run: str, seen: int, t: int, *kinds: str) -> list[events.Health]:
     ]
 
 
-def merged(log: list[events.AnyEvent], *lives: list[events.Health]) -> list[str]:
+def with_lives(
+    log: list[events.AnyEvent], *lives: list[events.Health], holder: str = ""
+) -> list[history.HistoryRun]:
     """The runs in the order in which they were, the daemon's lines still in its own stream."""
     told = [line for life in lives for line in life]
     numbered = [msgspec.structs.replace(line, n=n) for n, line in enumerate(told, 1)]
     name = lease.name_for("shop", 1, "cafebabe", lease.HEALTH_STEM)
     ring = lines.joined(events.encode(line) for line in numbered)
-    profiles = {name: {names.EVENT: ring, names.HOLD: lease.FREE, names.GENERATION: "1"}}
+    held = lease.encode_holder(lease.Holder(run=holder)) if holder else lease.FREE
+    profiles = {name: {names.EVENT: ring, names.HOLD: held, names.GENERATION: "1"}}
     found = history.runs(pages.read("shop", logs.config_of(log), profiles))
-    return [run.run for run in reversed(found)]
+    return list(reversed(found))
+
+
+def merged(log: list[events.AnyEvent], *lives: list[events.Health]) -> list[str]:
+    """Their ids."""
+    return [run.run for run in with_lives(log, *lives)]
+
+
+def test_a_life_whose_rights_were_taken_away_is_over_though_it_could_not_say_so() -> None:
+    life = lived("dddd0004", 9, T + 1500, "healthy")
+    (before,) = [run for run in with_lives(CUT, life, holder="dddd0004") if run.run == "dddd0004"]
+    assert before.status == "running"
+    log: list[events.AnyEvent] = [
+        *CUT,
+        events.Intent(n=12, t=T + 3000, kind="cert.revoke", address="instance:ic-healthd"),
+        events.Outcome(n=13, t=T + 3001, intent=12, status="ok"),
+    ]
+    (after,) = [run for run in with_lives(log, life, holder="dddd0004") if run.run == "dddd0004"]
+    assert after.status == "interrupted"
+    newer = lived("eeee0005", 13, T + 4000)
+    (new,) = [
+        run for run in with_lives(log, life, newer, holder="eeee0005") if run.run == "eeee0005"
+    ]
+    assert new.status == "running"
 
 
 def test_a_life_of_the_health_daemon_stands_after_what_it_has_seen_whatever_its_clock_says() -> (

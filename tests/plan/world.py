@@ -14,7 +14,7 @@ import msgspec
 from ic import names
 from ic.compose import loader, model
 from ic.journal import fold, redact
-from ic.plan import changes, desired, facts, planner
+from ic.plan import changes, desired, facts, planner, watch
 from ic.resources import image, kind, sidecar
 
 KEY = b"k" * 32
@@ -147,8 +147,13 @@ def _do(world: World, done: changes.Plan, step: kind.Step) -> World:
     brought: dict[str, object] = {}
     if isinstance(deed, kind.Call) and deed.method == "POST":
         if deed.path == "/1.0/projects":
-            found = msgspec.structs.replace(found, project_exists=True, project_marked=True)
+            found = _founded(found, step, deed.body or {})
         else:
+            if step.address in watch.ADDRESSES:
+                assert step.address not in live
+                lived = deed.query["project"]
+                assert lived == "shop" or found.home_marked
+                found = msgspec.structs.replace(found, sidecar_home=lived)
             old = live.get(step.address)
             live[step.address] = _made(step, deed.body or {})
             if old is not None:
@@ -156,14 +161,18 @@ def _do(world: World, done: changes.Plan, step: kind.Step) -> World:
                 assert names.kind_of(step.address) == "network"
                 doubles = (*doubles, old)
     elif isinstance(deed, kind.Call) and deed.method == "DELETE":
-        if names.kind_of(step.address) == "project":
+        if step.address == "project:shop-healthd":
+            assert found.sidecar_home != "shop-healthd", "project not empty"
+            found = msgspec.structs.replace(found, home_exists=False, home_marked=False)
+        elif names.kind_of(step.address) == "project":
             assert not [a for a in live if names.kind_of(a) != "network"], "project not empty"
             found = msgspec.structs.replace(found, project_exists=False, project_marked=False)
         else:
             doubles = _take(live, doubles, step, deed.path)
             if step.address == sidecar.VOLUME_ADDRESS:
                 assert sidecar.ADDRESS not in live, "its volume is in use"
-                found = msgspec.structs.replace(found, sidecar_state=None)
+                assert deed.query["project"] == found.sidecar_home
+                found = msgspec.structs.replace(found, sidecar_state=None, sidecar_home="")
     elif isinstance(deed, kind.Call) and deed.path == "/1.0":
         body: Any = deed.body
         found = msgspec.structs.replace(found, https_address=body["config"]["core.https_address"])
@@ -172,6 +181,8 @@ def _do(world: World, done: changes.Plan, step: kind.Step) -> World:
         brought |= {"certificate": CERTIFICATE} if isinstance(deed, kind.Enrol) else {}
     elif isinstance(deed, kind.Call):
         live[step.address] = _power(live[step.address], "Running")
+    elif isinstance(deed, kind.Merge) and names.kind_of(step.address) == "project":
+        found = _restricted(found, live, deed)
     elif isinstance(deed, kind.Merge):
         live[step.address] = _merged(live[step.address], deed)
     elif isinstance(deed, kind.ResolveUser):
@@ -194,8 +205,49 @@ def _do(world: World, done: changes.Plan, step: kind.Step) -> World:
         brought["fingerprint"] = names.short_hash(deed.reference, 12)
         prints = found.fingerprints | {str(brought["fingerprint"])}
         found = msgspec.structs.replace(found, fingerprints=prints)
+    changed = live.get(step.address)
+    writes = step.event in {"inst.create", "inst.update"} and step.address != sidecar.ADDRESS
+    if changed is not None and writes:
+        check_rules(changed, found.project_restrictions)
     recorded = record(world.recorded, step, brought) if step.event else world.recorded
     return World(recorded=recorded, live=live, doubles=doubles, facts=found)
+
+
+def _founded(found: facts.Facts, step: kind.Step, body: dict[str, Any]) -> facts.Facts:
+    if step.address != "project:shop":
+        return msgspec.structs.replace(found, home_exists=True, home_marked=True)
+    rules = {key: value for key, value in body["config"].items() if key.startswith("restricted")}
+    return msgspec.structs.replace(
+        found, project_exists=True, project_marked=True, project_restrictions=rules
+    )
+
+
+def _restricted(found: facts.Facts, live: dict[str, kind.Live], deed: kind.Merge) -> facts.Facts:
+    """A project's restrictions change: no instance may break the new ones."""
+    rules = {k: v for k, v in found.project_restrictions.items() if ("config", k) not in deed.unset}
+    rules |= {
+        path[1]: value for path, value in deed.set.items() if path[1].startswith("restricted")
+    }
+    found = msgspec.structs.replace(found, project_restrictions=rules)
+    for address, one in live.items():
+        if names.kind_of(address) == "instance" and address != sidecar.ADDRESS:
+            check_rules(one, rules)
+    return found
+
+
+def check_rules(one: kind.Live, rules: dict[str, str]) -> None:
+    """What a restricted project refuses of an instance."""
+    if rules.get("restricted") != "true":
+        return
+    networks = rules.get("restricted.networks.access", "").split(",")
+    paths = rules.get("restricted.devices.disk.paths", "").split(",")
+    for path, value in one.fields.items():
+        assert path[1] not in {"raw.lxc", "boot.host_shutdown_timeout"}, one.address
+        assert path[2:] != ("type",) or value != "proxy", one.address
+        assert path[2:] != ("network",) or value in networks or networks == [""], one.address
+        if path[2:] == ("source",) and value.startswith("/"):
+            assert value in paths, one.address
+            assert (*path[:2], "shift") not in one.fields, one.address
 
 
 def _guarded(

@@ -6,7 +6,10 @@ Without a word it is the daemon (`python3 ic.pyz healthd` in its sidecar): only 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 import ic
@@ -29,6 +32,10 @@ DESCRIPTION = (
 )
 VERBS = ("status", "logs", "restart", "check")
 RESTART_SECONDS = 10
+LOG_FILE = "/daemon.log"  # in the identity volume
+LOG_BEFORE = ".1"
+LOG_LIMIT = 64 * 1024
+_UNLOGGED = ("healthy", "starting")  # as many as there are services, at every start
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=sidecar.METRICS,
         help="answer with metrics in the OpenMetrics form on this unix socket"
-        f" ({sidecar.METRICS}; in the sidecar always)",
+        f" ({sidecar.METRICS}; in the sidecar always, unless it is empty)",
     )
     group.add_argument(
         "--once",
@@ -144,21 +151,42 @@ def _server(address: str) -> remotes.Server:
 
 
 class _Log:
-    """The daemon's log: one JSON object a line."""
+    """The daemon's log: one JSON object a line, on standard output and, bounded, beside the state.
 
-    def __init__(self, session: sessions.Session) -> None:
+    Both, because the server gives every byte of a console to one reader only, the first.
+    """
+
+    def __init__(self, session: sessions.Session, directory: str = "") -> None:
         self._out = session.out
+        self._path = directory + LOG_FILE if directory else ""
+        self._lock = threading.Lock()
 
     def say(self, word: str, fields: Mapping[str, Any]) -> None:
         """Write a line: when, what, and its fields."""
-        import time
-
         import msgspec
 
         from ic.cli import output
 
         line = {"time": output.timestamp(int(time.time() * 1000)), "event": word, **fields}
-        self._out.text(msgspec.json.encode(line).decode())
+        text = msgspec.json.encode(line)
+        with self._lock:
+            self._out.text(text.decode())
+            if self._path:
+                with contextlib.suppress(OSError):  # a full disk, no directory: stdout has it
+                    _append(self._path, text + b"\n")
+
+
+def _append(path: str, line: bytes) -> None:
+    """Put a line at the end of a file of bounded size; the one before it is kept."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        os.write(descriptor, line)
+        size = os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+    if size > LOG_LIMIT:
+        os.replace(path, path + LOG_BEFORE)
 
 
 def _live(
@@ -171,7 +199,7 @@ def _live(
     from ic.incus import client, transport
     from ic.journal import lease
 
-    log = _Log(session)
+    log = _Log(session, settings.directory)
     about = stream.About(
         project=settings.project,
         run=os.urandom(4).hex(),
@@ -183,12 +211,20 @@ def _live(
     writer = stream.Writer(about)
     at_work: list[manager.Manager] = []
 
+    def tell(
+        kind: str, address: str = "", *, cause: str = "", code: int | None = None, line: str = ""
+    ) -> None:
+        writer.tell(kind, address, cause=cause, code=code, line=line)
+        if kind not in _UNLOGGED:  # what a check wrote may be private: the log goes without it
+            told = {"address": address, "cause": cause, "code": code}
+            log.say(kind, {key: one for key, one in told.items() if one not in ("", None)})
+
     def work(connection: client.Client) -> manager.Manager:
         at_work[:] = [
             manager.Manager(
                 calls.Calls(connection, settings.project),
                 probes.Prober(connection, settings.project),
-                writer.tell,
+                tell,
                 me=living.state.certificate,
             )
         ]
@@ -210,7 +246,9 @@ def _live(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ended)
     in_sidecar = bool(session.env.get(sidecar.PROJECT_VARIABLE))
-    place = arguments.metrics or (sidecar.METRICS if in_sidecar else None)
+    place = arguments.metrics
+    if place is None and in_sidecar:
+        place = sidecar.METRICS
     if place:
 
         def text() -> str:
@@ -218,7 +256,10 @@ def _live(
             figures = at_work[0].figures() if at_work else None
             return metrics.render(living.state, figures, cpu=cpu, memory=memory)
 
-        metrics.Server(place, text).start()
+        try:
+            metrics.Server(place, text).start()
+        except OSError as error:
+            log.say("metrics", {"error": f"{place}: {error.strerror or error}"})
     _settle()
     return living.run()
 
@@ -233,8 +274,6 @@ def _settle() -> None:
 
 def _once(session: sessions.Session, settings: daemon.Settings) -> int:
     """Run every check once with the identity that is there; 0 when all are well, else 1."""
-    import time
-
     from ic.healthd import calls, identity, manager, probes
     from ic.incus import client, transport
 
@@ -336,12 +375,13 @@ def _status(session: sessions.Session, arguments: argparse.Namespace) -> int:
 
 
 def _logs(session: sessions.Session, arguments: argparse.Namespace) -> int:
-    """What the daemon has written: the server keeps the last 128 KiB of it."""
-    from ic.incus import client as incus
-
+    """What the daemon has written lately, from its volume."""
     client, found = _found(session)
-    raw = client.console_log(incus.path("instances", sidecar.INSTANCE), found.query)
-    lines = [line.rstrip() for line in raw.decode(errors="replace").splitlines() if line.strip()]
+    raw = b""
+    for name in (LOG_FILE + LOG_BEFORE, LOG_FILE):
+        with contextlib.suppress(errors.NotFound):
+            raw += client.file_get(found.volume, name, found.query)[1]
+    lines = [line for line in raw.decode(errors="replace").splitlines() if line.strip()]
     if arguments.tail is not None:
         lines = lines[-arguments.tail :] if arguments.tail > 0 else []
     if lines:
@@ -351,9 +391,6 @@ def _logs(session: sessions.Session, arguments: argparse.Namespace) -> int:
 
 def _restart(session: sessions.Session, arguments: argparse.Namespace) -> int:
     """Start the daemon anew; the journal has it like every change."""
-    import threading
-    import time
-
     from ic.incus import client as incus
     from ic.journal import book
     from ic.resources import kind
@@ -394,8 +431,6 @@ def _restart(session: sessions.Session, arguments: argparse.Namespace) -> int:
 
 def _check(session: sessions.Session, arguments: argparse.Namespace) -> int:
     """Run a service's check once and print what it gave; 0 healthy, 1 not."""
-    import threading
-
     from ic.cli import documents
     from ic.healthd import manager, probes, spec
 

@@ -134,7 +134,7 @@ class Process:
                     str(self.volume),
                     "--token-file",
                     str(folder / "token"),
-                    *more,
+                    *(more or ("--metrics", "")),
                 ],
                 cwd=ROOT,
                 env={"PATH": os.environ["PATH"], sidecar.PROJECT_VARIABLE: "shop"},
@@ -223,6 +223,7 @@ def test_a_kill_at_any_moment_of_the_first_start_leaves_one_identity_or_none(sta
     seen.add(found.fingerprint)
     assert sorted(name for name in os.listdir(last.volume) if not name.startswith(".")) == [
         identity.CERTIFICATE,
+        "daemon.log",
         identity.KEY,
         "state.json",
     ]
@@ -243,6 +244,12 @@ def test_it_answers_with_metrics_where_it_was_asked_to(start: Start, tmp_path: P
     assert text.endswith(b"# EOF\n")
 
 
+def test_without_a_place_for_metrics_it_lives_on(start: Start, tmp_path: Path) -> None:
+    one = start("--metrics", str(tmp_path / "none" / "metrics.sock"))
+    until(lambda: waits(one))
+    assert [line for line in one.lines() if line["event"] == "metrics"]
+
+
 def test_a_closed_log_does_not_end_it(start: Start) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -257,6 +264,20 @@ def test_a_closed_log_does_not_end_it(start: Start) -> None:
     assert one.poll() is None
     one.terminate()
     assert one.wait(5) == 0
+
+
+def test_the_log_beside_the_state_is_closed_to_others_and_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(healthd, "LOG_LIMIT", 1000)
+    path = str(tmp_path / "daemon.log")
+    for n in range(100):
+        healthd._append(path, b"%080d\n" % n)
+    assert sorted(os.listdir(tmp_path)) == ["daemon.log", "daemon.log.1"]
+    kept = b"".join(Path(name).read_bytes() for name in (path + ".1", path)).split()
+    assert kept == [b"%080d" % n for n in range(100 - len(kept), 100)]
+    assert len(kept) > 10
+    assert all(os.stat(name).st_mode & 0o777 == 0o600 for name in (path, path + ".1"))
 
 
 def test_the_logs_are_safe_to_print(capsys: pytest.CaptureFixture[str]) -> None:
