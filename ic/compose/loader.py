@@ -34,19 +34,27 @@ from ic.compose import (
 from ic.fields import tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 Options = files.Options
 INCLUDE_DEPTH = 100
 
 
 def load(
-    options: Options, env: Mapping[str, str], stdin: Callable[[], bytes] | None = None
+    given: Options | Iterable[str | os.PathLike[str]],
+    env: Mapping[str, str],
+    stdin: Callable[[], bytes] | None = None,
 ) -> model.Stack:
     """The stack as understood, with its warnings.
 
+    `given` are the paths of its files, or the options of a command line. `env` are the variables, `stdin`
+    gives the content of the file `-`.
+
     Raises UsageError when there is no file to read, ComposeError with all mistakes of the files.
     """
+    options = given
+    if not isinstance(options, Options):
+        options = Options(files=tuple([os.fspath(path) for path in options]))
     report = tree.Report(lenient=not options.interpolate)
     disk = files.Disk(options.cwd, stdin)
     found = files.find(options, env, disk, report)

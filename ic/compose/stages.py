@@ -81,3 +81,7 @@ def values(node: tree.Node, report: tree.Report) -> None:
             for at, item in enumerate(items):
                 if isinstance(item.data, str):  # a variable in it was not filled in
                     tree.wrong_type(item, f"services.{name}.{key}[{at}]", report, "a mapping")
+                target = item.child("target") if key == "ports" else None
+                if target is not None and isinstance(target.data, str):
+                    where = f"services.{name}.ports[{at}].target"
+                    tree.wrong_type(target, where, report, "a whole number")

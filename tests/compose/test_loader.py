@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from ic import errors
+from ic import compose, errors
 from ic.compose import files, loader
 from ic.fields import image, lifecycle, networking
 from tests.compose import stacks
@@ -540,3 +540,14 @@ def test_what_grows_beyond_its_files_is_refused(
     error = stacks.refused(tmp_path, text, texts=files)
     assert error.code == "E_LIMIT"
     assert "make over 500000 values" in error.summary
+
+
+def test_the_library_takes_paths_and_variables_and_prints_nothing(
+    tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "one.yaml").write_text(ONE)
+    stack = compose.load([tmp_path / "one.yaml"], {"TAG": "given"})
+    assert isinstance(stack, compose.Stack)
+    assert stack.services["web"].image.image == "given"
+    assert stack.working_dir == str(tmp_path)
+    assert capfd.readouterr() == ("", "")
