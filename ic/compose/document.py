@@ -13,12 +13,10 @@ Limits: 5 MiB of text, 150,000 nodes after aliases are spread out, 128 levels.
 from __future__ import annotations
 
 import codecs
+import functools
 import itertools
 import re
 from typing import TYPE_CHECKING, Any, ClassVar
-
-import yaml
-from yaml import parser, reader, scanner
 
 from ic import errors
 from ic.compose import blocks
@@ -34,23 +32,32 @@ DEPTH_LIMIT = 128
 _TAG_PREFIX = "tag:yaml.org,2002:"
 
 
-class _Events(reader.Reader, scanner.Scanner, parser.Parser):
-    """PyYAML's parser without what follows it."""
+@functools.cache
+def _parser() -> Any:
+    """PyYAML's parser without what follows it. It is loaded for texts that `blocks` leaves alone."""
+    from yaml import parser, reader, scanner
 
-    # The escape for a slash belongs to JSON; docker compose's YAML library does not know it.
-    ESCAPE_REPLACEMENTS: ClassVar[dict[str, str]] = {  # pyright: ignore[reportGeneralTypeIssues, reportIncompatibleVariableOverride]
-        key: value for key, value in scanner.Scanner.ESCAPE_REPLACEMENTS.items() if key != "/"
-    }
+    class Events(reader.Reader, scanner.Scanner, parser.Parser):
+        """Reader, scanner and parser in one, as PyYAML's own loaders are."""
 
-    def __init__(self, text: str) -> None:
-        reader.Reader.__init__(self, text)
-        scanner.Scanner.__init__(self)
-        parser.Parser.__init__(self)
+        # The escape for a slash belongs to JSON; docker compose's YAML library does not know it.
+        ESCAPE_REPLACEMENTS: ClassVar[dict[str, str]] = {  # pyright: ignore[reportGeneralTypeIssues, reportIncompatibleVariableOverride]
+            key: value for key, value in scanner.Scanner.ESCAPE_REPLACEMENTS.items() if key != "/"
+        }
+
+        def __init__(self, text: str) -> None:
+            reader.Reader.__init__(self, text)
+            scanner.Scanner.__init__(self)
+            parser.Parser.__init__(self)
+
+    return Events
 
 
 def events(text: str) -> Iterator[blocks.Event]:
     """The events of PyYAML's parser as plain ones."""
-    source: Any = _Events(text)
+    import yaml
+
+    source: Any = _parser()(text)
     take = source.get_event
     kinds: dict[Any, int] = {
         yaml.ScalarEvent: blocks.SCALAR,
@@ -109,6 +116,9 @@ def parse(content: bytes, file: str, report: tree.Report) -> list[tree.Node]:
 
 
 def _parsed(text: str, file: str, report: tree.Report) -> list[tree.Node]:
+    import yaml
+    from yaml import reader
+
     try:
         return _Builder(file, report).documents(events(text))
     except yaml.MarkedYAMLError as problem:

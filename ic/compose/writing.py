@@ -6,6 +6,7 @@ go-yaml v3 with an indent of two; JSON that of Go's encoding/json, indented or i
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, cast
 
@@ -118,7 +119,7 @@ def _block(value: str, indent: str, lines: list[str]) -> None:
 def _with_separators(value: str, indent: int) -> str:
     """A text with U+2028 or U+2029 but no newline: go-yaml takes these for breaks and indents after them."""
     if (
-        _SPECIAL.search(value)
+        _is_special(value)
         or "\t" in value
         or _SPACE_BREAK.search(value)
         or _BREAK_SPACE.search(value)
@@ -173,7 +174,7 @@ def text(value: str) -> str:
     if _reads_as_other(value) or "\n" in value:
         return _double(value)
     if not _PLAIN.fullmatch(value):
-        if _SPECIAL.search(value) or "\t" in value:
+        if _is_special(value) or "\t" in value:
             return _double(value)
         if value.strip(" ") != value or _INDICATOR.search(value):
             return "'" + value.replace("'", "''") + "'"
@@ -188,8 +189,20 @@ _OLD_BOOLEANS = frozenset(
     for one in (word, word.title(), word.upper())
 )
 _BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
-# What YAML calls printable, without the tab and without characters beyond the basic plane.
-_SPECIAL = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd]")
+
+
+def _is_special(value: str) -> bool:
+    """Whether a text has what YAML does not call printable, or what is beyond the basic plane."""
+    if value.isascii():
+        return not value.replace("\n", "").replace("\t", "").isprintable()
+    return _special().search(value) is not None
+
+
+@functools.cache
+def _special() -> re.Pattern[str]:
+    return re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd]")
+
+
 _INDICATOR = re.compile(
     r"\A(---|\.\.\.)|\A[#,\[\]{}&*!|>'\"%@`]|\A[?:-](?=[ \t]|\Z)|:(?=[ \t]|\Z)|(?<=[ \t])#"
 )
@@ -207,7 +220,7 @@ def _reads_as_other(value: str) -> bool:
 
 
 def _block_allowed(value: str) -> bool:
-    return not value.endswith(" ") and not _SPACE_BREAK.search(value) and not _SPECIAL.search(value)
+    return not value.endswith(" ") and not _SPACE_BREAK.search(value) and not _is_special(value)
 
 
 def _block_hints(value: str) -> str:
@@ -232,7 +245,7 @@ def _double(value: str) -> str:
 def _escaped(one: str, *, every: bool) -> str:
     if one in _ESCAPES:
         return "\\" + _ESCAPES[one]
-    if not every and not _SPECIAL.match(one):
+    if not every and not _is_special(one):
         return one
     if one == "\xa0":
         return "\\_"
