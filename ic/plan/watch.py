@@ -552,7 +552,9 @@ def remove(
         draft.forget(sidecar.ADDRESS, "gone from the server too", before)
         said = draft.changes[sidecar.ADDRESS]
         draft.put(sidecar.ADDRESS, said.action, said.cause, (*steps, *said.steps))
-    elif steps:
+    elif steps:  # a removal was cut off: nothing is to be remembered of this step
+        record = kind.Record(name=sidecar.INSTANCE, gone=True)
+        steps = [msgspec.structs.replace(step, record=record) for step in steps]
         draft.put(sidecar.ADDRESS, "delete", cause, steps)
     if store is not None:
         gone = volume.delete(sidecar.VOLUME_ADDRESS, store.name, pool=store.pool, project=home)

@@ -201,5 +201,7 @@ def test_every_cut_of_its_removal_leaves_nothing_behind_in_the_end() -> None:
     for done in range(len(plan.steps)):
         rest = world.apply(here, plan, done)
         rest = world.apply(rest, world.plan(None, rest, world.options(mode="down")))
+        again = world.plan(None, rest, world.options(mode="down"))
+        assert not again.changes, changes.render(again)
         assert not {sidecar.ADDRESS, sidecar.VOLUME_ADDRESS} & {*rest.live}
         assert rest.facts.sidecar_state is None
