@@ -45,6 +45,7 @@ RESTARTS = 4  # health restarts wait for a grace period each, in a lane of their
 CALLS = 2
 STARTS_MOST = 8
 LIST_MS = 300_000
+RELIST_MS = 1_000  # after one in vain
 HOLD_LOOK_MS = 5_000
 HOLD_STALE_MS = (
     30_000  # a run whose heartbeat stands still for so long has fenced itself (lease.Times)
@@ -458,6 +459,8 @@ class Manager:
             self._gap(now)
         self._turned = now
         self._weather(now)
+        if self._list_at is not None and now >= self._list_at:
+            self._list(first=not self._online)
         if self._online:
             self._due(now)
 
@@ -473,8 +476,6 @@ class Manager:
                 entry.asked.interval_ms, self._watched(), now
             )
             self._step(entry, worker.Tick(calm=calm))
-        if self._list_at is not None and now >= self._list_at:
-            self._list(first=False)
         if self._hold_at is not None and now >= self._hold_at:
             self._look_at_holds()
 
@@ -520,6 +521,7 @@ class Manager:
 
     def _take_offline(self, message: _Offline) -> None:
         self._online = False
+        self._list_at = None
         self._reason = message.reason
 
     def _take_told(self, message: _Told) -> None:
@@ -566,8 +568,7 @@ class Manager:
             return  # of the connection before
         self._listings += 1
         if message.bodies is None:
-            self._list_at = None
-            self._renew.set()  # connect again, and list then
+            self._list_at = now + RELIST_MS
             return
         self._list_at = now + LIST_MS
         seen: set[str] = set()
@@ -692,13 +693,12 @@ class Manager:
         low, high = RECONNECT_S
         pause = low
         while not self._cancel.is_set():
-            reason = ""
             try:
                 with self._api.events() as stream:
                     self._inbox.put(_Online())
                     pause = low
                     self._hand_on(stream)
-                reason = "connecting again"
+                continue  # at once: what happens in between is not seen
             except errors.IncusError as error:
                 refusal = _refusal(error)
                 if refusal is not None:

@@ -22,7 +22,7 @@ FAILING = 30  # per cent of the probed instances that begin to fail together
 FEWEST = 3  # and at least so many: one of two services is a broken service, not a storm
 PROBED = 5  # with fewer probed instances there is no crowd to speak of
 SLOWER = 5.0  # times the usual latency
-SLOW_MS = 500.0  # below this nothing is slow
+SLOW_MS = 1_000.0  # below this nothing is slow: a busy machine is no trouble
 BASELINE_MOST_MS = 900.0
 RECENT = 5  # latencies that are looked at
 FIRST_MOST_MS = 60_000  # after connecting no health restart begins for an interval, at most this
@@ -112,7 +112,7 @@ class Storm:
 
     def _usual_interval(self) -> int:
         intervals = [course.interval for course in self._courses.values()]
-        return int(_middle(intervals)) if intervals else 0
+        return int(_middle(intervals)) if intervals else FIRST_MOST_MS
 
     def _trouble(self, now: int) -> str:
         recent = self._latencies
