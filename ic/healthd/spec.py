@@ -129,12 +129,13 @@ def status(body: Mapping[str, object]) -> str:
 
     Between a start and the daemon's first write the key still holds the status of the run before; whoever
     waits for `healthy` must not take that for an answer. Written by others (no `user.ic.health` at all), it
-    is believed.
+    is believed. What has no check has no status, though its restarts leave a claim.
     """
     config = cast("Mapping[str, object]", body.get("config") or {})
     said = str(config.get(names.HEALTH_STATUS) or "")
+    whole = cast("Mapping[str, object]", body.get("expanded_config") or config)
     about = claim(config).run
-    if about and about != str(body.get("last_used_at") or ""):
+    if whole.get(names.HEALTH_TEST) and about and about != str(body.get("last_used_at") or ""):
         return "starting"
     return said
 

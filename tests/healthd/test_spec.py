@@ -199,10 +199,19 @@ def test_a_claim_reads_back():
 
 def test_a_status_of_the_run_before_is_no_answer():
     claim = spec.claim_text(spec.Claim(run="one"))
-    config = {names.HEALTH_STATUS: "healthy", names.HEALTH: claim}
+    check = {names.HEALTH_TEST: '["CMD","true"]'}
+    config = {**check, names.HEALTH_STATUS: "healthy", names.HEALTH: claim}
     assert spec.status({"config": config, "last_used_at": "one"}) == "healthy"
     assert spec.status({"config": config, "last_used_at": "two"}) == "starting"
     assert (
         spec.status({"config": {names.HEALTH_STATUS: "healthy"}, "last_used_at": "x"}) == "healthy"
     )
     assert spec.status({"config": {}}) == ""
+    profiled = {"config": {names.HEALTH: claim}, "expanded_config": check, "last_used_at": "two"}
+    assert spec.status(profiled) == "starting"
+
+
+def test_what_is_only_restarted_has_no_status():
+    claim = spec.claim_text(spec.Claim(run="one"))
+    body = {"config": {names.HEALTH: claim, names.RESTART: "always"}, "last_used_at": "two"}
+    assert spec.status(body) == ""
