@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import os
 import stat as modes
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -33,6 +34,7 @@ Body = dict[str, Any]
 FIRST_LOOK, LONGEST_LOOK = 0.05, 0.4  # seconds between looks at the state file
 TOKEN_LIMIT = 64 * 1024  # bytes of a token's file
 SHOWN_OUTPUT_LINES = 10
+LAST_WORDS_SECONDS = 2.0
 NEVER_EXPIRES = "0001-01-01T00:00:00Z"
 REMEDY = (
     "the sidecar's image needs Python 3.10 or newer: `--healthd-image python:3-alpine`, "
@@ -335,16 +337,24 @@ class _Enrolment:
         path, query = self.deed.path, self.deed.query
         code = lxclog.exit_code(self.client.log_file(path, "lxc.log", query))
         how = "ended" if code is None else f"ended with exit code {code}"
-        try:
-            said = self.client.console_log(path, query).decode(errors="replace")
-        except errors.IncusError:
-            said = ""
+        said = self._last_words()
         return errors.OperationFailed(
             f"cannot set up the health daemon: its process {how}",
             details=tuple(line.rstrip() for line in said.splitlines()[-SHOWN_OUTPUT_LINES:]),
             hint=REMEDY,
             code="E_HEALTHD",
         )
+
+    def _last_words(self) -> str:
+        """What the ended process wrote. While the server puts an instance away it has no console to show."""
+        until = self.tools.clock() + LAST_WORDS_SECONDS
+        while True:
+            said = b""
+            with contextlib.suppress(errors.IncusError):
+                said = self.client.console_log(self.deed.path, self.deed.query)
+            if said or self.tools.clock() > until:
+                return said.decode(errors="replace")
+            self.tools.sleep(0.1)
 
     def _state(self) -> sidecar.State | None:
         return read_state(self.client, self.deed.state_path, self.deed.state_query)
