@@ -62,7 +62,19 @@ def _mapping(values: Document, indent: str, lines: list[str], first: str | None 
 def _long_key(start: str, key: str, value: Value, indent: str, lines: list[str]) -> None:
     """A key of several lines, or a long one: after a question mark, the value after a colon below it."""
     _text_line(start + "? ", key, indent, lines)
-    head = indent + ": "
+    _value(indent + ": ", value, indent, lines)
+
+
+def _list(values: list[Value], indent: str, lines: list[str], first: str | None = None) -> None:
+    start = indent if first is None else first
+    for value in values:
+        head = start + "- "
+        start = indent
+        _value(head, value, indent, lines)
+
+
+def _value(head: str, value: Value, indent: str, lines: list[str]) -> None:
+    """What stands after a dash, or after the colon of a long key: its first line begins there."""
     if isinstance(value, str):
         _text_line(head, value, indent, lines)
     elif isinstance(value, dict) and value:
@@ -71,21 +83,6 @@ def _long_key(start: str, key: str, value: Value, indent: str, lines: list[str])
         _list(cast("list[Value]", value), indent + "  ", lines, head)
     else:
         lines.append(head + plain(cast("Value", value)))
-
-
-def _list(values: list[Value], indent: str, lines: list[str], first: str | None = None) -> None:
-    start = indent if first is None else first
-    for value in values:
-        head = start + "- "
-        start = indent
-        if isinstance(value, str):
-            _text_line(head, value, indent, lines)
-        elif isinstance(value, dict) and value:
-            _mapping(cast("Document", value), indent + "  ", lines, head)
-        elif isinstance(value, list) and value:
-            _list(cast("list[Value]", value), indent + "  ", lines, head)
-        else:
-            lines.append(head + plain(cast("Value", value)))
 
 
 def _text_line(head: str, value: str, indent: str, lines: list[str]) -> None:

@@ -453,7 +453,6 @@ _NO_MOUNTPOINT = "Failed to open target mountpoint"
 _HAS_RUN = ' - Started "'  # liblxc's own word that the entrypoint was executed
 _FAILED_EXEC = re.compile(r"([^-\n]+) - Failed to exec \"(.*)\"")
 _LXC_ERROR = re.compile(r"ERROR +\S+ - \S+:\d+ - (.*)")
-SHOWN_OUTPUT_LINES = 10
 START_TRIES = 3
 SETTLING_SECONDS, SETTLING_PAUSE = 10.0, 0.4
 """How long, and how often, a start is asked for that meets the end of the run before."""
@@ -586,7 +585,7 @@ def _raise_entrypoint(
     code = 127 if "No such file" in reason else 126
     raise errors.OperationFailed(
         f"cannot start {_instance_name(deed.path)}: its entrypoint {program} cannot be run: {reason}",
-        details=(f"exit code {code}", *_last_output(tools, deed.path, deed.query)),
+        details=(f"exit code {code}", *tools.client.last_output(deed.path, deed.query)),
         hint="see `entrypoint` and `command` of the service, and what the image holds",
         code="E_ENTRYPOINT",
     ) from error
@@ -609,15 +608,6 @@ def _instance_name(path: str) -> str:
     return f"instance {unquote(path.rpartition('/')[2])}"
 
 
-def _last_output(tools: Tools, path: str, query: Mapping[str, str]) -> tuple[str, ...]:
-    """The last lines that an instance wrote; none where its console cannot be read just now."""
-    try:
-        text = tools.client.console_log(path, query).decode(errors="replace")
-    except errors.IncusError:
-        return ()
-    return tuple(line.rstrip() for line in text.splitlines()[-SHOWN_OUTPUT_LINES:])
-
-
 def _await_exit(tools: Tools, deed: kind.AwaitExit) -> None:
     """Wait for the end of a one-shot job. Subscribes first, then looks, so that no end is missed."""
     name = unquote(deed.path.rpartition("/")[2])
@@ -635,7 +625,7 @@ def _await_exit(tools: Tools, deed: kind.AwaitExit) -> None:
     if code:
         raise errors.OperationFailed(
             f"cannot go on after {_instance_name(deed.path)}: it ended with exit code {code}",
-            details=_last_output(tools, deed.path, deed.query),
+            details=tools.client.last_output(deed.path, deed.query),
             hint="what waits for its completion was not started",
             code="E_EXIT_CODE",
         )

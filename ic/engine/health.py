@@ -32,7 +32,6 @@ Condition = Literal["healthy", "running", "completed"]
 LOOK_SECONDS = 2.0  # without an event, everything is looked at again after this long
 STATE_SECONDS = 5.0  # how often the daemon itself is looked at
 TICK_SECONDS = 0.25  # how soon an interruption is noticed
-SHOWN_OUTPUT_LINES = 10
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
@@ -306,7 +305,7 @@ class _Waiting:
         how = "has ended" if code is None else f"ended with exit code {code}"
         raise errors.OperationFailed(
             f"cannot go on with instance {watch.name}: it {how}",
-            details=self._last_output(path),
+            details=self.client.last_output(path, self.query),
             code="E_EXIT_CODE",
         )
 
@@ -316,16 +315,9 @@ class _Waiting:
         probe = (f"its probe said: {said}",) if said else ()
         return errors.OperationFailed(
             f"cannot go on with instance {name}: it {reason}",
-            details=(*probe, *self._last_output(incus.path("instances", name))),
+            details=(*probe, *self.client.last_output(incus.path("instances", name), self.query)),
             code="E_UNHEALTHY",
         )
-
-    def _last_output(self, path: str) -> tuple[str, ...]:
-        try:
-            text = self.client.console_log(path, self.query).decode(errors="replace")
-        except errors.IncusError:
-            return ()
-        return tuple(line.rstrip() for line in text.splitlines()[-SHOWN_OUTPUT_LINES:])
 
 
 def comes_back(policy: spec.Policy, code: int | None) -> bool:

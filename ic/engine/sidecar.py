@@ -33,7 +33,6 @@ Body = dict[str, Any]
 
 FIRST_LOOK, LONGEST_LOOK = 0.05, 0.4  # seconds between looks at the state file
 TOKEN_LIMIT = 64 * 1024  # bytes of a token's file
-SHOWN_OUTPUT_LINES = 10
 LAST_WORDS_SECONDS = 2.0
 NEVER_EXPIRES = "0001-01-01T00:00:00Z"
 REMEDY = (
@@ -337,23 +336,20 @@ class _Enrolment:
         path, query = self.deed.path, self.deed.query
         code = lxclog.exit_code(self.client.log_file(path, "lxc.log", query))
         how = "ended" if code is None else f"ended with exit code {code}"
-        said = self._last_words()
         return errors.OperationFailed(
             f"cannot set up the health daemon: its process {how}",
-            details=tuple(line.rstrip() for line in said.splitlines()[-SHOWN_OUTPUT_LINES:]),
+            details=self._last_words(),
             hint=REMEDY,
             code="E_HEALTHD",
         )
 
-    def _last_words(self) -> str:
+    def _last_words(self) -> tuple[str, ...]:
         """What the ended process wrote. While the server puts an instance away it has no console to show."""
         until = self.tools.clock() + LAST_WORDS_SECONDS
         while True:
-            said = b""
-            with contextlib.suppress(errors.IncusError):
-                said = self.client.console_log(self.deed.path, self.deed.query)
+            said = self.client.last_output(self.deed.path, self.deed.query)
             if said or self.tools.clock() > until:
-                return said.decode(errors="replace")
+                return said
             self.tools.sleep(0.1)
 
     def _state(self) -> sidecar.State | None:
@@ -381,7 +377,6 @@ class _Enrolment:
 
     def _take_back(self, token: _Token) -> None:
         """Nobody shall use it any more. What cannot be reached now is cancelled by the next run."""
-        import contextlib
 
         with contextlib.suppress(errors.IcError):
             if token.operation:
@@ -431,7 +426,6 @@ class _Enrolment:
         projects = sorted(cast("list[str]", found.get("projects") or []))
         if found.get("restricted") and projects == sorted(self.deed.projects):
             return True
-        import contextlib
 
         with contextlib.suppress(errors.IncusError):
             self.client.call("DELETE", at)

@@ -53,6 +53,7 @@ EXTENSIONS = (
 
 WAIT_SLICE = 30  # seconds of one long poll; the server answers with "Running" after that
 BUSY_PATIENCE = 30.0  # seconds: an instance is busy for the whole of another start or stop
+SHOWN_OUTPUT_LINES = 10
 _GET_PAUSES = (0.2, 0.4, 0.8, 1.6, 3.0)  # between tries of a read while the daemon restarts
 
 Query = Mapping[str, str]
@@ -446,6 +447,14 @@ class Client:
     def console_log(self, instance: str, query: Query | None = None) -> bytes:
         """The last 128 KiB that an instance wrote, raw; empty when it has never run."""
         return self._raw(instance + "/console", query)
+
+    def last_output(self, instance: str, query: Query | None = None) -> tuple[str, ...]:
+        """The last lines that an instance wrote, for a message; none where its console cannot be read now."""
+        try:
+            text = self.console_log(instance, query).decode(errors="replace")
+        except errors.IncusError:
+            return ()
+        return tuple(line.rstrip() for line in text.splitlines()[-SHOWN_OUTPUT_LINES:])
 
     def log_file(self, instance: str, name: str, query: Query | None = None) -> bytes:
         """A log of an instance (`lxc.log`), raw; empty when there is none."""

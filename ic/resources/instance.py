@@ -124,43 +124,43 @@ def update(
 
 def hold(address: str, name: str, *, project: str, needs: tuple[str, ...]) -> kind.Step:
     """Hands off for the health daemon, as long as this run lasts: it names the run's generation."""
-    return kind.Step(
-        id=f"{address}#hold",
-        address=address,
-        event="inst.update",
-        deed=kind.Merge(
-            path=url(name), query={"project": project}, set={("config", names.HELD): ""}
-        ),
-        needs=needs,
-        lane="create",
+    return update(
+        address,
+        name,
+        project=project,
+        set_={("config", names.HELD): ""},
+        unset=(),
         record=kind.Record(name=name),
+        needs=needs,
+        verb="hold",
     )
 
 
 def release(address: str, name: str, *, project: str, needs: tuple[str, ...]) -> kind.Step:
     """The end of `hold`; nobody waits for it."""
-    return kind.Step(
-        id=f"{address}#release",
-        address=address,
-        event="inst.update",
-        deed=kind.Merge(
-            path=url(name), query={"project": project}, unset=(("config", names.HELD),)
-        ),
-        needs=needs,
-        lane="create",
+    return update(
+        address,
+        name,
+        project=project,
+        set_={},
+        unset=(("config", names.HELD),),
         record=kind.Record(name=name),
+        needs=needs,
+        verb="release",
     )
 
 
 def wanted(address: str, name: str, want: kind.Power, *, project: str) -> kind.Step:
     """Write down which power is wanted, where nothing else is written: the health daemon heeds it."""
-    return kind.Step(
-        id=f"{address}#want",
-        address=address,
-        event="inst.update",
-        deed=kind.Merge(path=url(name), query={"project": project}),
-        lane="create",
+    return update(
+        address,
+        name,
+        project=project,
+        set_={},
+        unset=(),
         record=kind.Record(name=name),
+        needs=(),
+        verb="want",
         want=want,
     )
 

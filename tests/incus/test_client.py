@@ -404,6 +404,8 @@ def test_what_an_instance_wrote_and_its_log_are_read(
     real.call("PUT", f"{instance}/state", of, {"action": "start"})
     until(real, of, instance, "Stopped")
     assert b"hello" in real.console_log(instance, of)
+    assert real.last_output(instance, of)[-1] == "hello"
+    assert real.last_output(client.path("instances", "nobody"), of) == ()
     assert b"ended on error (3)" in real.log_file(instance, "lxc.log", of)
 
 
