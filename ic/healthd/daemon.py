@@ -129,6 +129,7 @@ class Daemon:
         self._turns = 0
         self._work: Work | None = None
         self._identity: identity.Identity | None = None
+        self._files: tuple[object, ...] = ()  # the identity's, as the last look found or left them
         self._token: identity.Found | None = None  # complete, and not tried yet
         self._tried = (0, 0)  # the token file that was tried last, and could not be decided
         self._refused: tuple[sidecar.Word, str] | None = None  # why the last token brought nothing
@@ -184,10 +185,12 @@ class Daemon:
     def _turn(self) -> float:
         """One look at everything; the seconds until the next one (a token ends the wait early)."""
         self._tried = (0, 0)
+        self._files = identity.mark(self.place)
         try:
             mine = self._own()
             self._take_token(mine)
             found = identity.pinned(self.place)
+            self._files = identity.mark(self.place)
             self.state = msgspec.structs.replace(self.state, server=found)
             if not found:
                 self._without_trust("waiting-for-token", "no token lies there yet")
@@ -201,6 +204,8 @@ class Daemon:
             self._pause = min(2 * self._pause, UNREACHED_MOST)
             return self._pause
         except errors.Untrusted as error:
+            if self._touched():
+                return 0.0  # it was the own files that could not be used: they are looked at now
             self._become("pin-mismatch", "; ".join((error.summary, *error.details)))
             return AGAIN
         except (errors.Forbidden, errors.NotFound) as error:
@@ -212,12 +217,16 @@ class Daemon:
             return UNREACHED_MOST
 
     def _wait(self, seconds: float) -> None:
-        """Wait; a token that is laid down, or the end, cuts it short."""
+        """Wait; a token that is laid down, another identity, or the end cuts it short."""
         until = self._ways.clock() + seconds
         while not self._stop.wait(min(TICK, seconds)):
             self._turns += 1
-            if self._ways.clock() >= until or self._token_there():
+            if self._ways.clock() >= until or self._token_there() or self._touched():
                 return
+
+    def _touched(self) -> bool:
+        """Whether somebody has changed, mended or removed the identity's files since the last look."""
+        return identity.mark(self.place) != self._files
 
     def _token_there(self) -> bool:
         """Whether a whole token lies there that was not tried yet."""
@@ -356,6 +365,8 @@ class Daemon:
                 self._turns += 1
                 if self._ways.teller.refused:
                     break  # where the work has nothing to ask for a while, this one notices
+                if self._touched():
+                    break
                 self._show(work.view())
                 if self._token_there() and self._leads_elsewhere(server):
                     break

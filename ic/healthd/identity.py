@@ -159,6 +159,19 @@ def _write(place: Place, name: str, text: str) -> None:
         os.close(folder)
 
 
+def mark(place: Place) -> tuple[object, ...]:
+    """What tells whether somebody has touched the identity since: equal marks, the same files."""
+    return tuple(_mark(place.path(name)) for name in (KEY, CERTIFICATE, PIN))
+
+
+def _mark(path: str) -> tuple[int, int, int] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_mode
+
+
 def check_place(place: Place) -> None:
     """Raise BadIdentity when the directory is missing or open to others."""
     try:

@@ -326,11 +326,14 @@ def test_a_token_that_the_server_lost_in_a_restart_is_followed_by_the_next(
     sidecar.becomes("watching")
 
 
-def test_a_wiped_volume_begins_anew_with_another_key(sidecar: Sidecar) -> None:
+@pytest.mark.parametrize("then", ["at once", "after a restart"])
+def test_a_wiped_volume_begins_anew_with_another_key(sidecar: Sidecar, then: str) -> None:
     before = sidecar.enrolled()["certificate"]
     sidecar.run("sh", "-c", "rm /run/secrets/ic-healthd/*")
-    sidecar.power("restart")
-    assert sidecar.becomes("waiting-for-token")["certificate"] != before
+    if then == "after a restart":
+        sidecar.power("restart")
+    seconds = 5 if then == "at once" else 20
+    assert sidecar.becomes("waiting-for-token", seconds)["certificate"] != before
     sidecar.server.revoke()
     sidecar.give(sidecar.server.token())
     sidecar.becomes("watching")

@@ -427,6 +427,46 @@ def test_a_wiped_volume_begins_anew(house: House) -> None:
     house.becomes("watching")
 
 
+def test_an_identity_that_is_removed_while_it_works_is_missed_at_once(house: House) -> None:
+    house.start()
+    house.lay_down(house.api.token())
+    old = house.becomes("watching").certificate
+    for name in (identity.KEY, identity.CERTIFICATE, identity.PIN):
+        (house.directory / name).unlink()
+    assert house.becomes("waiting-for-token", 2).certificate != old
+    assert house.works[0].ended.is_set()
+    assert not [one for one in house.said if one[1].get("state") == "pin-mismatch"]
+
+
+def test_files_that_went_while_the_server_was_asked_are_no_other_server(house: House) -> None:
+    house.start()
+    house.lay_down(house.api.token())
+    house.becomes("watching")
+    (house.directory / identity.KEY).unlink()
+    house.works[0].failure = errors.Untrusted("cannot use the client certificate: no such file")
+    house.becomes("untrusted", 2)  # a new key, that nobody trusts yet
+    assert not [one for one in house.said if one[1].get("state") == "pin-mismatch"]
+
+
+@pytest.mark.parametrize("word", ["pin-mismatch", "untrusted"])
+def test_what_waits_for_a_minute_looks_again_when_its_files_are_gone(
+    house: House, word: str
+) -> None:
+    house.start()
+    house.lay_down(house.api.token())
+    house.becomes("watching")
+    if word == "pin-mismatch":
+        house.api.shown = OTHER
+        house.works[0].failure = errors.Untrusted("cannot trust it: another certificate")
+    else:
+        house.api.trusts.clear()
+        house.works[0].failure = errors.Forbidden("cannot read: not authorized")
+    house.becomes(word)
+    for name in (identity.KEY, identity.CERTIFICATE, identity.PIN):
+        (house.directory / name).unlink()
+    house.becomes("waiting-for-token", 2)
+
+
 def test_a_project_that_is_gone_is_no_reason_to_end(house: House) -> None:
     house.api.projects.clear()
     house.start()
