@@ -54,7 +54,7 @@ SERVICE = {
     "healthcheck": "`user.healthcheck.*`, over the image's HEALTHCHECK key by key; "
     "run by the health daemon; see [healthd](healthd.md)",
     "restart": "kept as `user.restart` for the health daemon; "
-    "`always` and `unless-stopped` start with the server too",
+    "with the server start `always`, and `unless-stopped` when it ran",
     "stop_signal": "`lxc.signal.halt`; the image's STOPSIGNAL without it, else SIGTERM",
     "stop_grace_period": "how long a stop waits before it uses force (10 s without it); "
     "`boot.host_shutdown_timeout` too",

@@ -298,14 +298,15 @@ def contribute(section: Lifecycle, ctx: contribution.Context) -> contribution.Co
     """Restart policy, health check, start at boot, stop signal, grace period, and whom it starts after.
 
     `boot.autostart` false keeps one-shot jobs and crashed services from being started by the server on its
-    own; the grace period counts at a host's shutdown too, in whole seconds. A policy that is not in the file
-    is not written: the health daemon tells `restart: "no"` from no word at all.
+    own; without it the server starts what ran, and leaves what was stopped before: `unless-stopped`. The
+    grace period counts at a host's shutdown too, in whole seconds. A policy that is not in the file is not
+    written: the health daemon tells `restart: "no"` from no word at all.
     """
-    always = section.restart in {"always", "unless-stopped"}
     fields: kind.Fields = {
-        ("config", "boot.autostart"): "true" if always else "false",
         ("config", "boot.host_shutdown_timeout"): str(-(-grace_ms(section) // 1000)),
     }
+    if section.restart != "unless-stopped":
+        fields["config", "boot.autostart"] = "true" if section.restart == "always" else "false"
     if section.restart:
         fields["config", names.RESTART] = section.restart
     fields |= _watched(section.healthcheck, ctx.image)
