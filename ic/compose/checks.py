@@ -548,7 +548,6 @@ class _Published(msgspec.Struct, frozen=True):
 def check_for_running(stack: model.Stack, report: tree.Report) -> None:
     """A host port published twice, container names used twice, by the services that would run."""
     taken: dict[tuple[str, int], list[_Published]] = {}
-    owners: dict[str, str] = {}
     addresses: dict[tuple[str, str], str] = {}
     for service in stack.services.values():
         for index, port in enumerate(service.networking.ports):
@@ -567,15 +566,34 @@ def check_for_running(stack: model.Stack, report: tree.Report) -> None:
                     else "",
                 )
         _faults(stack, service, report)
-        name = service.placement.container_name
-        if name:
-            first = owners.setdefault(name, service.name)
-            if first != service.name:
-                report.error(
-                    tree.CONFLICT,
-                    f"services.{service.name}: the container_name {name!r} is that of {first!r} too",
-                    stack.where("services", service.name, "container_name"),
-                )
+    _containers(stack, stack.services, report)
+
+
+def check_containers(stack: model.Stack, names: Iterable[str]) -> None:
+    """Raises ComposeError where two of these services want a container of the same name."""
+    report = tree.Report()
+    _containers(stack, names, report)
+    if report.failed:
+        first = report.diagnostics[0]
+        raise errors.ComposeError(
+            f"cannot read the stack: {first.summary}",
+            code=first.code,
+            diagnostics=tuple(report.diagnostics),
+        )
+
+
+def _containers(stack: model.Stack, names: Iterable[str], report: tree.Report) -> None:
+    owners: dict[str, str] = {}
+    for key in sorted(names):
+        name = stack.services[key].placement.container_name
+        first = owners.setdefault(name, key) if name else key
+        if first != key:
+            report.error(
+                tree.CONFLICT,
+                f"services.{key}: the container_name {name!r} is already in use by services.{first} "
+                f"(that stands at {stack.where('services', first, 'container_name')})",
+                stack.where("services", key, "container_name"),
+            )
 
 
 def _mounted_at(stack: model.Stack, name: str, index: int) -> errors.Position | None:

@@ -60,7 +60,7 @@ WRONG = {
     ),
     "container name": (
         "services:\n  a: {image: x, container_name: one}\n  b: {image: x, container_name: one}\n",
-        "E_MODEL_CONFLICT 3:17 services.b: the container_name 'one' is that of 'a' too",
+        "E_MODEL_CONFLICT 3:17 services.b: the container_name 'one' is already in use by services.a (that stands at compose.yaml:2:17)",
     ),
     "address outside": (
         "services:\n  a: {image: x, networks: {n: {ipv4_address: 10.2.0.5}}}\n"

@@ -166,7 +166,7 @@ def _lines(session: sessions.Session, lines: Iterable[str]) -> None:
 
 
 def _document(session: sessions.Session, arguments: argparse.Namespace) -> None:
-    from ic.compose import canonical
+    from ic.compose import canonical, checks
 
     json = arguments.format == "json"
     interpolate = not arguments.no_interpolate
@@ -182,7 +182,12 @@ def _document(session: sessions.Session, arguments: argparse.Namespace) -> None:
         raise errors.UsageError(
             f"cannot print as {arguments.format!r}: no such format", hint="yaml or json"
         )
-    root = _selected(session, stack, named) if interpolate else canonical.plain_tree(stack)
+    if interpolate:
+        root = _selected(session, stack, named)
+        if not arguments.no_consistency:
+            checks.check_containers(stack, cast("Document", root.get("services") or {}))
+    else:
+        root = canonical.plain_tree(stack)
     name = stack.name
     if arguments.resolve_image_digests or arguments.lock_image_digests:
         root = _pinned(session, root)
