@@ -51,7 +51,12 @@ TAKEN = {
 NATIVE = "msgspec"
 
 # Modules of ic/boot that go into the zip in the place of others'.
-SHIMS = {"certifi/__init__.py": "cabundle.py", "urllib3/http2/__init__.py": "http2.py"}
+SHIMS = {
+    "certifi/__init__.py": "cabundle.py",
+    "msgspec/__init__.py": "structs.py",
+    "msgspec/json.py": "structs_json.py",
+    "urllib3/http2/__init__.py": "http2.py",
+}
 LEFT_OUT = re.compile(r"/tests?/|/emscripten/")
 LICENCE = re.compile(r"\.dist-info/(licenses/)?(LICEN[CS]E|COPYING|NOTICE)[^/]*$", re.IGNORECASE)
 

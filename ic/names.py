@@ -6,7 +6,6 @@ Pure. An *address* is the logical name of one resource, the same in plan, histor
 
 from __future__ import annotations
 
-import hashlib
 import re
 
 from ic import errors
@@ -84,6 +83,8 @@ def name_of(address: str) -> str:
 
 def short_hash(text: str, length: int = 8) -> str:
     """The first hex digits of a text's SHA-256: stable names, not secrecy."""
+    import hashlib
+
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 

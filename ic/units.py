@@ -21,10 +21,11 @@ _DURATION_MS = {
     "d": Decimal(86_400_000),
     "w": Decimal(604_800_000),
 }
-_DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h|d|w)", re.ASCII)
+# Compiled where they are first needed, not at every start.
+_DURATION_PART = r"(?a)(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h|d|w)"
 _LONGEST_MS = 2**63 // 1_000_000  # docker keeps nanoseconds in 64 bits
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?", re.ASCII | re.IGNORECASE)
+_SIZE = r"(?ai)(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?"
 _SIZE_FACTOR = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40, "p": 2**50}
 
 _DIGITS = re.compile(r"\d{1,9}", re.ASCII)
@@ -41,8 +42,9 @@ def duration_ms(text: str) -> int:
         return 0
     total = Decimal(0)
     at = 0
+    parts = re.compile(_DURATION_PART)
     while at < len(body):
-        part = _DURATION_PART.match(body, at)
+        part = parts.match(body, at)
         if part is None:
             break
         total += Decimal(part[1]) * _DURATION_MS[part[2]]
@@ -76,7 +78,7 @@ def size_bytes(text: str) -> int:
 
     Raises ValueError.
     """
-    found = _SIZE.fullmatch(text.strip())
+    found = re.fullmatch(_SIZE, text.strip())
     if found is None or len(text) > 40:
         raise ValueError(f"{text!r} is not a size; write it like 64m or 1.5g")
     return int(Decimal(found[1]) * _SIZE_FACTOR[found[2].lower()])
@@ -160,6 +162,8 @@ def ipv4_network(text: str) -> tuple[int, int]:
 
 def is_address(text: str) -> bool:
     """Whether a text is an IPv4 or IPv6 address (as inet_pton reads it)."""
+    if ipv4(text) is not None:
+        return True
     import socket
 
     family = socket.AF_INET6 if ":" in text else socket.AF_INET

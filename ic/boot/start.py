@@ -177,10 +177,29 @@ def main(loader):
     return application.main(sys.argv[1:])
 
 
+def leave(status, archive):
+    # type: (int, str) -> None
+    """Ends the process without taking the interpreter apart, which is a tenth of what a command takes.
+
+    Not where other threads run, which Python waits for, and not inside of another program.
+    """
+    threading = sys.modules.get("threading")
+    if archive in getattr(sys, "orig_argv", ()) and (
+        threading is None or threading.active_count() == 1
+    ):
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except (AttributeError, OSError, ValueError):
+            pass  # closed, or nobody reads it: what was to be said about that was said
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
     try:
         status = main(__loader__)  # type: ignore[name-defined]
     except KeyboardInterrupt:  # ic.cli.main, which would say so, is still being loaded
         sys.stderr.write("error: cannot go on: interrupted\n")
         status = 130
-    sys.exit(status)
+    leave(status, __loader__.archive)  # type: ignore[name-defined]

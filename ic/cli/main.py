@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import types
 from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
 import ic
@@ -53,22 +54,62 @@ def module(name: str) -> Command:
 # --- parsers ------------------------------------------------------------------------------------------
 
 
+class _Misunderstood(Exception):
+    """The command line is not what a parser takes."""
+
+
+def _load_argparse() -> None:
+    """argparse without looking for translations of its words, which takes as long as argparse itself."""
+    if "argparse" in sys.modules or "gettext" in sys.modules:
+        return
+    words = types.ModuleType("gettext")
+    words.__dict__["gettext"] = str
+    words.__dict__["ngettext"] = _plural
+    sys.modules["gettext"] = words
+    try:
+        importlib.import_module("argparse")
+    finally:
+        del sys.modules["gettext"]
+
+
+def _plural(one: str, many: str, count: int) -> str:
+    return one if count == 1 else many
+
+
+def _width() -> int:
+    """How wide help may be, as argparse finds it out, which loads every kind of archive for that."""
+    try:
+        columns = int(os.environ.get("COLUMNS", ""))
+    except ValueError:
+        columns = 0
+    if columns <= 0:
+        try:
+            columns = os.get_terminal_size(1).columns
+        except OSError:
+            columns = 0
+    return (columns or 80) - 2
+
+
 def _parser(prog: str, description: str, usage: str | None = None) -> argparse.ArgumentParser:
-    """A parser whose errors are UsageError (status 1, never argparse's 2) and that prints nothing."""
+    """A parser whose errors are _Misunderstood (never an exit) and that prints nothing."""
+    _load_argparse()
     import argparse
+
+    width = _width()
 
     class Parser(argparse.ArgumentParser):
         """argparse without its own exits."""
 
         def error(self, message: str) -> NoReturn:
-            raise errors.UsageError(
-                f"cannot understand the command line: {message}",
-                details=(" ".join(self.format_usage().split()),),
-                hint=_HINT,
-            )
+            raise _Misunderstood(message)
 
     parser = Parser(
-        prog=prog, description=description, usage=usage, add_help=False, allow_abbrev=False
+        prog=prog,
+        description=description,
+        usage=usage,
+        add_help=False,
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=width),
     )
     parser.color = False  # pyright: ignore[reportAttributeAccessIssue]  # 3.14 paints by itself
     return parser
@@ -168,14 +209,17 @@ def top_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def command_parser(name: str) -> argparse.ArgumentParser:
-    """The parser of one command: its own options, then the global ones."""
+def command_parser(name: str, *, usage: bool = True) -> argparse.ArgumentParser:
+    """The parser of one command: its own options, then the global ones; its usage line only if wanted."""
     command = module(name)
     parser = _parser(f"ic {name}", command.DESCRIPTION)
     command.add_arguments(parser)
     own = frozenset(spelling for action in parser._actions for spelling in action.option_strings)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
-    parser.usage = f"{usage} [GLOBAL OPTION...]".replace("%", "%%")
+    parser.usage = ""
+    if usage:
+        parser.usage = None
+        line = " ".join(parser.format_usage().removeprefix("usage: ").split())
+        parser.usage = f"{line} [GLOBAL OPTION...]".replace("%", "%%")
     add_globals(parser, taken=own)
     return parser
 
@@ -228,6 +272,21 @@ def _switched(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str
         elif _SWITCHES[given]:
             kept.append(name)
     return kept
+
+
+def _parsed(name: str, words: Sequence[str]) -> argparse.Namespace:
+    """The words behind a command, or before one (name ""). Raises UsageError with how it is written."""
+    parser = command_parser(name, usage=False) if name else top_parser()
+    try:
+        given = _switched(parser, words)
+        return parser.parse_intermixed_args(given) if name else parser.parse_args(given)
+    except _Misunderstood as problem:
+        parser = command_parser(name) if name else parser
+        raise errors.UsageError(
+            f"cannot understand the command line: {problem}",
+            details=(" ".join(parser.format_usage().split()),),
+            hint=_HINT,
+        ) from None
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], str, list[str]]:
@@ -304,8 +363,7 @@ def _leave(status: int = errors.Interrupted.exit_status) -> NoReturn:
 
 def _run(argv: Sequence[str], env: Mapping[str, str], out: output.Output) -> int:
     first, name, rest = split(argv)
-    parser = top_parser()
-    before = parser.parse_args(_switched(parser, first))
+    before = _parsed("", first)
     if before.version:
         out.text(f"ic {ic.__version__}")
         return 0
@@ -322,11 +380,10 @@ def _run(argv: Sequence[str], env: Mapping[str, str], out: output.Output) -> int
             f"cannot run {name!r}: no such command",
             hint=f"did you mean `ic {near[0]}`?" if near else _HINT,
         )
-    parser = command_parser(name)
     if before.help or "-h" in rest or "--help" in rest:
-        out.text(parser.format_help())
+        out.text(command_parser(name).format_help())
         return 0
-    arguments = parser.parse_intermixed_args(_switched(parser, rest))
+    arguments = _parsed(name, rest)
     if name in _CHANGING and (before.dry_run or arguments.dry_run):
         raise errors.UsageError(
             f"cannot {name} with --dry-run: ic shows beforehand what it would do",

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from ic.plan import changes
 
 # Everything that moves a cursor, changes colours or turns the reading direction; newline and tab stay.
-_UNSAFE = re.compile(
+# Compiled where a text has something else than plain characters, not at every start.
+_UNSAFE = (
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
-_SECRET_NAME = re.compile(r"pass|secret|token|credential|private|api_?key", re.IGNORECASE)
-_ASSIGNMENT = re.compile(r"""^(\s*(?:-\s+)?["']?[\w.-]+["']?\s*(?:=|:\s))(.*)$""")
+_TELLTALE = r"(?i)pass|secret|token|credential|private|api_?key"
+_ASSIGNMENT = r"""^(\s*(?:-\s+)?["']?[\w.-]+["']?\s*(?:=|:\s))(.*)$"""
 # Of a longer source line only the characters around the mistake are shown.
 _EXCERPT = 200
 
@@ -41,13 +42,15 @@ _COLOURS = {
     "dim": "2",
     "bold": "1",
 }
-_CHANGE = re.compile(r" {2,4}(\+|~|-/\+|-|\.) \S")  # a change's first line in the plan's text form
+_CHANGE = r" {2,4}(\+|~|-/\+|-|\.) \S"  # a change's first line in the plan's text form
 _SIGN_COLOURS = {"+": "green", "~": "yellow", "-/+": "yellow", "-": "red", ".": "cyan"}
 
 
 def clean(text: str) -> str:
     """Text from outside, safe to print: control and direction characters become `\\x1b`, `\\u202e`."""
-    return _UNSAFE.sub(_spelled, text)
+    if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
+        return text
+    return re.sub(_UNSAFE, _spelled, text)
 
 
 def _spelled(found: re.Match[str]) -> str:
@@ -164,7 +167,7 @@ class Output:
         shown = clean(line)
         if not self.colour:
             return shown
-        head = _CHANGE.match(shown)
+        head = re.match(_CHANGE, shown)
         return paint(shown, _SIGN_COLOURS[head.group(1)]) if head else shown
 
     def diagnostics(self, found: Iterable[errors.Diagnostic]) -> None:
@@ -273,10 +276,10 @@ def _lines(path: str) -> list[str]:
 
 def _without_secret(line: str) -> str:
     """The source line, with what looks like a secret's value left out."""
-    found = _ASSIGNMENT.match(line)
+    found = re.match(_ASSIGNMENT, line)
     if found is None or not found.group(2).strip():
         return line
-    if found.group(1).rstrip().endswith("=") or _SECRET_NAME.search(found.group(1)):
+    if found.group(1).rstrip().endswith("=") or re.search(_TELLTALE, found.group(1)):
         return f"{found.group(1)}..."
     return line
 

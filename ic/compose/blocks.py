@@ -19,9 +19,8 @@ SCALAR, MAPPING, SEQUENCE, END, ALIAS, DOCUMENT, DOCUMENT_END = range(7)
 # kind, line and column from 0, value (of a scalar; an alias' name), style, tag, anchor
 Event = tuple[int, int, int, str, str, "str | None", "str | None"]
 
-_ODD = re.compile(
-    "[^\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
-)
+# What only texts beyond ASCII need is compiled for them, not at every start.
+_ODD = "[^\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 _MARKER = re.compile(r"^(---|\.\.\.|%)", re.MULTILINE)
 
 _WORD = r"[A-Za-z0-9_./$<(~+=^][^\s:,\[\]{}#&*!|>'\"%@`?]*"
@@ -32,9 +31,7 @@ _DOUBLE = re.compile(r'"([^"\\]*(?:\\["\\nrt][^"\\]*){0,2000})"')
 _SINGLE = re.compile(r"'([^']*(?:''[^']*){0,2000})'(?!')")
 _END = re.compile(r" *(?: #.*)?\Z")
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-_PLAIN = re.compile(
-    r"[A-Za-z0-9_./$(<~+=^\\;\xa1-\ud7ff\ue000-\ufefe\uff00-\U0010ffff]|-(?=[^ ])|:(?=[^ ])"
-)
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./$(<~+=^\\;")
 _CUT = re.compile(r" +#|:(?: |\Z)")
 _ESCAPE = re.compile(r'\\(["\\nrt])')
 _ESCAPES = {'"': '"', "\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
@@ -66,9 +63,16 @@ class Odd(Exception):
 def read(text: str) -> Iterator[Event]:
     """The events of a text; raises Odd, maybe after some of them, when it is for the parser to read."""
     start = 4 if text.startswith("---\n") else 0
-    if _ODD.search(text) or _MARKER.search(text, start):
+    if _is_odd(text) or _MARKER.search(text, start):
         raise Odd
     return _Lines(text.split("\n"), 1 if start else 0).events()
+
+
+def _is_odd(text: str) -> bool:
+    """Whether a text has a character that is for the parser to read."""
+    if text.isascii():
+        return not text.replace("\n", "").isprintable()
+    return re.search(_ODD, text) is not None
 
 
 class _Lines:
@@ -203,7 +207,7 @@ class _Lines:
             self.wants = None
             end = found.end()
         else:
-            if _PLAIN.match(line, column) is None:
+            if first not in _PLAIN and not _begins_plain(first, line[column + 1 : column + 2]):
                 raise Odd
             cut = _CUT.search(line, column)
             if cut is not None and cut[0][0] != " ":
@@ -356,6 +360,13 @@ class _Lines:
         style = _STYLES[kind]
         self.out.append((SCALAR, *where, _unquoted(token[kind], style), style, None, None))
         return token.end()
+
+
+def _begins_plain(first: str, second: str) -> bool:
+    """Whether a character that is no ASCII letter or the like begins a plain scalar."""
+    if first in "-:":
+        return second not in ("", " ")
+    return "\xa1" <= first <= "\ud7ff" or "\ue000" <= first <= "\ufefe" or first >= "\uff00"
 
 
 def _unquoted(text: str, style: str) -> str:

@@ -114,7 +114,7 @@ def _with_dependencies(services: Document, wanted: Iterable[str]) -> Document:
     return made
 
 
-_PATTERN = re.compile(r"(\*)|(\?)|\[(\^?)((?:\\?[^\]\\-](?:-\\?[^\]\\-])?)+)\]|\\?([^\[\\])")
+_PATTERN = r"(\*)|(\?)|\[(\^?)((?:\\?[^\]\\-](?:-\\?[^\]\\-])?)+)\]|\\?([^\[\\])"
 
 
 def _meant(pattern: str, services: Document) -> set[str]:
@@ -125,7 +125,7 @@ def _meant(pattern: str, services: Document) -> set[str]:
         return set()
     made, at = "", 0
     while at < len(pattern):
-        found = _PATTERN.match(pattern, at)
+        found = re.compile(_PATTERN).match(pattern, at)
         if found is None:
             return set()
         several, one, negated, within, literal = found.groups()

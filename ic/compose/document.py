@@ -134,29 +134,28 @@ def _parsed(text: str, file: str, report: tree.Report) -> list[tree.Node]:
         ) from problem
 
 
-_BLOCK_SCALAR = re.compile(r"[|>][-+0-9]* *(?:#.*)?$", re.MULTILINE)
-_OPEN_QUOTE = re.compile(
-    r"^[^'\"\n]*(?:(?:\"[^\"\n]*\"|'[^'\n]*')[^'\"\n]*)*['\"][^'\"\n]*$", re.MULTILINE
-)
-_ENTRY = re.compile(r"^ *(?:- *)*(?:[\w.-]+:(?: |$)|- )", re.MULTILINE | re.ASCII)
-_FLOW_START = re.compile(r"^ *(?:- +|[\w.-]+: +){1,9}[\[{]", re.MULTILINE | re.ASCII)
-_NO_ITEM = re.compile(r"['\"#:\[{]")
+# Patterns that few files need are compiled when they do, not at every start.
+_BLOCK_SCALAR = r"(?m)[|>][-+0-9]* *(?:#.*)?$"
+_OPEN_QUOTE = r"(?m)^[^'\"\n]*(?:(?:\"[^\"\n]*\"|'[^'\n]*')[^'\"\n]*)*['\"][^'\"\n]*$"
+_ENTRY = r"(?ma)^ *(?:- *)*(?:[\w.-]+:(?: |$)|- )"
+_FLOW_START = r"(?ma)^ *(?:- +|[\w.-]+: +){1,9}[\[{]"
+_NO_ITEM = r"['\"#:\[{]"
 
 
 def _holds_too_much(text: str) -> bool:
     """Whether a text has too many values for sure, told without reading it; else the builder counts."""
-    if text.count("\n") > NODE_LIMIT and not _BLOCK_SCALAR.search(text):
-        beyond = next(itertools.islice(_ENTRY.finditer(text), NODE_LIMIT, None), None)
+    if text.count("\n") > NODE_LIMIT and not re.search(_BLOCK_SCALAR, text):
+        beyond = next(itertools.islice(re.finditer(_ENTRY, text), NODE_LIMIT, None), None)
         if beyond is not None:
             end = beyond.end()
             has_quotes = text.find("'", 0, end) >= 0 or text.find('"', 0, end) >= 0
-            return not has_quotes or not _OPEN_QUOTE.search(text, 0, end)
-    if text.count(",") > NODE_LIMIT and not _BLOCK_SCALAR.search(text):
-        for start in itertools.islice(_FLOW_START.finditer(text), 20):
-            odd = _NO_ITEM.search(text, start.end())
+            return not has_quotes or not re.compile(_OPEN_QUOTE).search(text, 0, end)
+    if text.count(",") > NODE_LIMIT and not re.search(_BLOCK_SCALAR, text):
+        for start in itertools.islice(re.finditer(_FLOW_START, text), 20):
+            odd = re.compile(_NO_ITEM).search(text, start.end())
             end = odd.start() if odd else len(text)
             if text.count(",", start.end(), end) > NODE_LIMIT:
-                return not _OPEN_QUOTE.search(text, 0, start.start())
+                return not re.compile(_OPEN_QUOTE).search(text, 0, start.start())
     return False
 
 
@@ -202,20 +201,20 @@ for _sign, _value in (("", "inf"), ("+", "inf"), ("-", "-inf")):
     for _word in (".inf", ".Inf", ".INF"):
         _WORDS[_sign + _word] = float(_value)
 
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
 _INTEGERS = (
-    (re.compile(r"[-+]?0[xX][0-9a-fA-F]+"), 16),
-    (re.compile(r"[-+]?0[bB][01]+"), 2),
-    (re.compile(r"[-+]?0[oO][0-7]+"), 8),
-    (re.compile(r"[-+]?0[0-7]+"), 8),
-    (re.compile(r"[-+]?(0|[1-9][0-9]*)"), 10),
+    (r"[-+]?0[xX][0-9a-fA-F]+", 16),
+    (r"[-+]?0[bB][01]+", 2),
+    (r"[-+]?0[oO][0-7]+", 8),
+    (r"[-+]?0[0-7]+", 8),
+    (r"[-+]?(0|[1-9][0-9]*)", 10),
 )
-_TIMESTAMP = re.compile(
-    r"(\d{4})-(\d{1,2})-(\d{1,2})"
-    r"(?:(?:([Tt])| )(\d{1,2}):(\d{1,2}):(\d{1,2})(\.\d+)?(?(4)(Z|[-+]\d\d:\d\d)))?",
-    re.ASCII,
+_TIMESTAMP = (
+    r"(?a)(\d{4})-(\d{1,2})-(\d{1,2})"
+    r"(?:(?:([Tt])| )(\d{1,2}):(\d{1,2}):(\d{1,2})(\.\d+)?(?(4)(Z|[-+]\d\d:\d\d)))?"
 )
 _LONGEST_NUMBER = 400
+_SAFE_DIGITS = 19  # fewer are always less than 2**63
 
 
 def resolve(text: str) -> tree.Scalar:
@@ -240,7 +239,7 @@ def resolve(text: str) -> tree.Scalar:
 
 def date(text: str) -> str:
     """A plain scalar that is a date, or a date with a time, as docker compose prints it; else empty."""
-    stamp = _TIMESTAMP.fullmatch(text)
+    stamp = re.fullmatch(_TIMESTAMP, text)
     if stamp is None:
         return ""
     year, month, day, hour, minute, second = (
@@ -258,13 +257,15 @@ def date(text: str) -> str:
 
 
 def _number(text: str) -> tree.Scalar:
+    if text[0] != "0" and len(text) < _SAFE_DIGITS and text.isascii() and text.isdecimal():
+        return int(text)
     plain = text if text[0] == "." else text.replace("_", "")
     for pattern, base in _INTEGERS:
-        if pattern.fullmatch(plain):
+        if re.fullmatch(pattern, plain):
             value = int(plain if base != 8 else plain.replace("o", "").replace("O", ""), base)
             if -(2**63) <= value < 2**64:
                 return value
-    if not _FLOAT.fullmatch(plain):
+    if not re.fullmatch(_FLOAT, plain):
         return text
     number = float(plain)
     return text if number in _INFINITE else number
@@ -431,7 +432,8 @@ class _Builder:
     ) -> None:
         top = self.stack[-1] if self.stack else None
         if top is not None and top.node.keys is not None and top.key is None:
-            raise _refusal("E_YAML_KEY", "a key must be text", position)
+            told = f"a key{self._place_in_words()} must be text, not a mapping or a list"
+            raise _refusal("E_YAML_KEY", told, position)
         mark: tree.Mark = ""
         if tag == "!reset":
             mark = "reset"
@@ -476,7 +478,10 @@ class _Builder:
         if not isinstance(value, str):
             shown = f"{text!r} is not" if text else "nothing is not"
             self.report.error(
-                "E_YAML_KEY", f"a key must be text: {shown}", position, f"write '{text}' in quotes"
+                "E_YAML_KEY",
+                f"a key{self._place_in_words()} must be text: {shown}",
+                position,
+                f"write '{text}' in quotes",
             )
             value = text
         fault = tree.control_fault(value, strict=True)
@@ -492,6 +497,13 @@ class _Builder:
             )
         top.key = value
         top.key_position = position
+
+    def _place_in_words(self) -> str:
+        """Which mapping the innermost open one is: ` of services.web`; empty for the top level."""
+        path = ""
+        for one in self.stack[:-1]:
+            path += f"[{len(one.node.data)}]" if isinstance(one.node.data, list) else f".{one.key}"
+        return f" of {path.removeprefix('.')}" if path else ""
 
     def _merge_key(self, top: _Open, position: errors.Position) -> None:
         if top.merges is not None:

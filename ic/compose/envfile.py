@@ -16,8 +16,8 @@ from ic.compose import interpolate
 from ic.fields import tree
 
 _SPACES = " \t\v\f\r\x85\xa0"
-_EXPORT = re.compile(r"export[ \t\v\f\r]+")
-_ESCAPE = re.compile(r'\\(0[0-7]{0,3}|[abcfnrtv$"\\])')
+_EXPORT = r"export[ \t\v\f\r]+"
+_ESCAPE = r'\\(0[0-7]{0,3}|[abcfnrtv$"\\])'
 _ESCAPES = {
     "a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v",
     '"': '"', "\\": "\\", "$": "$$",
@@ -146,7 +146,7 @@ class _File:
 
     def _key(self) -> tuple[str, bool]:
         text = self.text
-        export = _EXPORT.match(text, self.at)
+        export = re.compile(_EXPORT).match(text, self.at)
         start = at = export.end() if export else self.at
         while at < len(text):
             one = text[at]
@@ -203,7 +203,7 @@ class _File:
         value = "".join(pieces)
         if quote == "'":
             return value
-        return self._expanded(_ESCAPE.sub(_unescape, value))
+        return self._expanded(re.sub(_ESCAPE, _unescape, value))
 
     def _expanded(self, value: str) -> str:
         line = self.line

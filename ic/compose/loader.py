@@ -11,7 +11,6 @@ values, absolute paths. Then for the stack: normalise, profiles, env files, cros
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import re
 from typing import TYPE_CHECKING
@@ -93,7 +92,10 @@ def _load(
     stack = _stack_of(root, loading, name, variables)
     return msgspec.structs.replace(
         stack,
-        files=tuple((path, _digest(content)) for path, content in disk.contents.items()),
+        files=tuple(
+            (path, _digest(content) if options.for_running else "")
+            for path, content in disk.contents.items()
+        ),
         environment=variables,
         merged=tuple(disk.shown(path) for path in found.files),
         diagnostics=tuple(report.diagnostics),
@@ -187,6 +189,8 @@ def _place_of(one: errors.Diagnostic, ranks: Mapping[str, int]) -> tuple[int, in
 
 
 def _digest(content: bytes) -> str:
+    import hashlib
+
     return hashlib.sha256(content).hexdigest()
 
 

@@ -197,8 +197,9 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
     `services` are those of active profiles; `inactive` names services of inactive profiles (neither changed
     nor removed). `tree` is the stack in normal form, with every key of the specification and every position;
     `environment` are the variables that were filled in. `files` are the files read, in order, with their
-    content's SHA-256. `pending` says what keeps the stack from running: keys that have no effect on Incus
-    yet, and what docker compose lets pass and Incus does not.
+    content's SHA-256, which is empty where the stack was not loaded for running. `pending` says what keeps
+    the stack from running: keys that have no effect on Incus yet, and what docker compose lets pass and
+    Incus does not.
     """
 
     name: str

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _ELSEWHERE = ("https://", "http://", "git://", "ssh://", "github.com/", "git@")
-_DRIVE = re.compile(r"[^/\\]:[/\\]|[/\\]{2}[^/\\]+[/\\][^/\\]+")
+_DRIVE = r"[^/\\]:[/\\]|[/\\]{2}[^/\\]+[/\\][^/\\]+"
 
 
 class _Table:
@@ -175,7 +175,7 @@ def _clean(path: str) -> str:
 
 
 def _is_windows_path(text: str) -> bool:
-    return _DRIVE.match(text) is not None
+    return re.match(_DRIVE, text) is not None
 
 
 def _with(node: tree.Node, text: str) -> tree.Node:

@@ -183,21 +183,21 @@ def _ratio(value: Value, form: Form) -> Value:  # noqa: ARG001
     return number
 
 
-_SIZE = re.compile(r"(-?\d+(?:\.\d*)?|\.\d+) ?([kmgtp]?)i?b?", re.ASCII | re.IGNORECASE)
+_SIZE = r"(?ai)(-?\d+(?:\.\d*)?|\.\d+) ?([kmgtp]?)i?b?"
 _FACTORS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40, "p": 2**50}
 
 
 def _size(value: Value, form: Form) -> Value:  # noqa: ARG001
     """Bytes, as text; nothing for none."""
     if isinstance(value, str):
-        found = _SIZE.fullmatch(value.strip())
+        found = re.fullmatch(_SIZE, value.strip())
         number = int(Decimal(found[1]) * _FACTORS[found[2].lower()]) if found else 0
     else:
         number = value if isinstance(value, int) and not isinstance(value, bool) else 0
     return str(number) if number else ""
 
 
-_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h|d|w)")
+_PART = r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h|d|w)"
 _NANOSECONDS = {
     "ns": 1,
     "us": 10**3,
@@ -214,7 +214,9 @@ _NANOSECONDS = {
 
 @functools.cache
 def _nanoseconds(text: str) -> int:
-    total = sum(int(Decimal(number) * _NANOSECONDS[unit]) for number, unit in _PART.findall(text))
+    total = sum(
+        int(Decimal(number) * _NANOSECONDS[unit]) for number, unit in re.findall(_PART, text)
+    )
     return -total if text.startswith("-") else total
 
 

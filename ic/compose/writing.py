@@ -6,7 +6,6 @@ go-yaml v3 with an indent of two; JSON that of Go's encoding/json, indented or i
 
 from __future__ import annotations
 
-import functools
 import re
 from typing import TYPE_CHECKING, cast
 
@@ -40,7 +39,9 @@ def _mapping(values: Document, indent: str, lines: list[str], first: str | None 
     for key, value in values.items():
         simple = _SIMPLE.get(key)
         if simple is None:
-            if _LINE_BREAK.search(key) or len(key.encode()) > _LONGEST_KEY:
+            if (not key.isprintable() and re.search(_LINE_BREAK, key)) or len(
+                key.encode()
+            ) > _LONGEST_KEY:
                 _long_key(start, key, value, indent, lines)
                 start = indent
                 continue
@@ -92,20 +93,20 @@ def _text_line(head: str, value: str, indent: str, lines: list[str]) -> None:
     elif "\n" in value and _block_allowed(value):
         lines.append(head + "|" + _block_hints(value))
         _block(value, indent + "  ", lines)
-    elif _SEPARATOR.search(value) and "\n" not in value:
+    elif _has_separator(value) and "\n" not in value:
         lines.append(head + _with_separators(value, len(indent) + 2))
     else:
         lines.append(head + text(value))
 
 
 def _block(value: str, indent: str, lines: list[str]) -> None:
-    if not _SEPARATOR.search(value):
+    if not _has_separator(value):
         body = value.removesuffix("\n")
         lines.extend(indent + line if line else "" for line in body.split("\n"))
         return
     pieces = [
         indent + piece if piece and piece not in _BREAKS else piece
-        for piece in _EVERY_BREAK.split(value)
+        for piece in re.split(_EVERY_BREAK, value)
     ]
     if value[-1] != "\n":
         lines.append("".join(pieces) + (_JOINED[0] if value[-1] in _BREAKS else ""))
@@ -113,13 +114,17 @@ def _block(value: str, indent: str, lines: list[str]) -> None:
         lines.append("".join(pieces).removesuffix("\n"))
 
 
+def _has_separator(value: str) -> bool:
+    return not value.isascii() and ("\u2028" in value or "\u2029" in value)
+
+
 def _with_separators(value: str, indent: int) -> str:
     """A text with U+2028 or U+2029 but no newline: go-yaml takes these for breaks and indents after them."""
     if (
         _is_special(value)
         or "\t" in value
-        or _SPACE_BREAK.search(value)
-        or _BREAK_SPACE.search(value)
+        or re.search(_SPACE_BREAK, value)
+        or re.search(_BREAK_SPACE, value)
     ):
         return _double(value)
     if _reads_as_other(value):
@@ -154,13 +159,13 @@ def plain(value: Value) -> str:
 
 
 _LONGEST_KEY = 128  # bytes
-_LINE_BREAK = re.compile("[\r\n\x85\u2028\u2029]")
+# Patterns that few texts need are compiled when they do, not at every start.
+_LINE_BREAK = "[\r\n\x85\u2028\u2029]"
 _JOINED = "\x00\n"  # go-yaml begins no line after a block that ends with U+2028
 _BREAKS = "\n\u2028\u2029"
-_EVERY_BREAK = re.compile("([\n\u2028\u2029])")
-_SEPARATOR = re.compile("[\u2028\u2029]")
-_SPACE_BREAK = re.compile(" [\n\u2028\u2029]")
-_BREAK_SPACE = re.compile("[\u2028\u2029] ")
+_EVERY_BREAK = "([\n\u2028\u2029])"
+_SPACE_BREAK = " [\n\u2028\u2029]"
+_BREAK_SPACE = "[\u2028\u2029] "
 _INFINITE = (float("inf"), float("-inf"))
 _SIMPLE: dict[str, str] = {}  # what was written before; short texts alone, so that it stays small
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.@+-]*")
@@ -185,19 +190,17 @@ _OLD_BOOLEANS = frozenset(
     for word in ("y", "yes", "on", "n", "no", "off")
     for one in (word, word.title(), word.upper())
 )
-_BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+_BASE_60 = r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"
 
 
 def _is_special(value: str) -> bool:
     """Whether a text has what YAML does not call printable, or what is beyond the basic plane."""
     if value.isascii():
         return not value.replace("\n", "").replace("\t", "").isprintable()
-    return _special().search(value) is not None
+    return re.search(_SPECIAL, value) is not None
 
 
-@functools.cache
-def _special() -> re.Pattern[str]:
-    return re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd]")
+_SPECIAL = "[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd]"
 
 
 _INDICATOR = re.compile(
@@ -208,7 +211,7 @@ _INDICATOR = re.compile(
 def _reads_as_other(value: str) -> bool:
     from ic.compose import document as reading
 
-    if value in _OLD_BOOLEANS or _BASE_60.fullmatch(value):
+    if value in _OLD_BOOLEANS or (":" in value and re.fullmatch(_BASE_60, value)):
         return True
     try:
         return not isinstance(reading.resolve(value), str)
@@ -217,7 +220,7 @@ def _reads_as_other(value: str) -> bool:
 
 
 def _block_allowed(value: str) -> bool:
-    return not value.endswith(" ") and not _SPACE_BREAK.search(value) and not _is_special(value)
+    return not value.endswith(" ") and not re.search(_SPACE_BREAK, value) and not _is_special(value)
 
 
 def _block_hints(value: str) -> str:
@@ -273,10 +276,10 @@ def to_wide_json(value: Value) -> str:
     """A value as JSON with an indent of four, `<`, `>` and `&` as they are: the form of its tables."""
     parts: list[str] = []
     _json(value, "\n", "    ", parts)
-    return _MARKUP.sub(lambda found: chr(int(found[1], 16)), "".join(parts))
+    return re.sub(_MARKUP, lambda found: chr(int(found[1], 16)), "".join(parts))
 
 
-_MARKUP = re.compile(r"(?<!\\)\\u00(3c|3e|26)")
+_MARKUP = r"(?<!\\)\\u00(3c|3e|26)"
 
 
 def _json(value: Value, newline: str, step: str, parts: list[str]) -> None:
@@ -326,15 +329,15 @@ def _json_number(value: float) -> str:
     return written
 
 
-_ESCAPED = re.compile('["\\\\\x00-\x1f<>&\u2028\u2029]')
+_ESCAPED = '["\\\\\x00-\x1f<>&\u2028\u2029]'
 _JSON_ESCAPES = {
     '"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t",
 }  # fmt: skip
 
 
 def _quoted(value: str) -> str:
-    if _ESCAPED.search(value):
-        value = _ESCAPED.sub(_json_escape, value)
+    if re.search(_ESCAPED, value):
+        value = re.sub(_ESCAPED, _json_escape, value)
     return f'"{value}"'
 
 

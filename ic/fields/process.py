@@ -159,17 +159,15 @@ def _words(node: tree.Node | None, where: str, report: tree.Report) -> tuple[str
     return tuple(found)
 
 
-_PIECE = re.compile(
-    r"""(?P<space>[ \t\r\n]+)
+# Compiled where a command line is split, not at every start.
+_PIECE = r"""(?xs)(?P<space>[ \t\r\n]+)
       | (?P<end>[;&|<>])
       | '(?P<single>[^']*)'
       | "(?P<double>(?:\\.|[^"\\])*)"
       | (?P<group>`(?:\\.|[^`\\])*` | \$\((?:\\.|[^)\\])*\))
       | (?P<escape>\\.)
-      | (?P<plain>[^ \t\r\n;&|<>'"`()\\$]+ | \$(?!\())""",
-    re.VERBOSE | re.DOTALL,
-)
-_BACKSLASHED = re.compile(r"\\(.)", re.DOTALL)
+      | (?P<plain>[^ \t\r\n;&|<>'"`()\\$]+ | \$(?!\())"""
+_BACKSLASHED = r"(?s)\\(.)"
 
 
 def split_words(text: str) -> tuple[list[str], str]:
@@ -181,8 +179,9 @@ def split_words(text: str) -> tuple[list[str], str]:
     words: list[str] = []
     word: str | None = None
     at = 0
+    pieces = re.compile(_PIECE)
     while at < len(text):
-        piece = _PIECE.match(text, at)
+        piece = pieces.match(text, at)
         if piece is None:
             raise ValueError(f"the command line has a stray or unclosed {text[at]!r}")
         kind_ = piece.lastgroup
@@ -195,7 +194,7 @@ def split_words(text: str) -> tuple[list[str], str]:
             word = None
         else:
             found = piece[kind_ or 0]
-            bare = found if kind_ == "single" else _BACKSLASHED.sub(r"\1", found)
+            bare = found if kind_ == "single" else re.sub(_BACKSLASHED, r"\1", found)
             word = (word or "") + bare
         at = piece.end()
     return words + ([] if word is None else [word]), text[at:]

@@ -250,9 +250,9 @@ def scalar_text(node: Node, where: str, report: Report) -> str | None:
     return None
 
 
-_PLAIN_KEY = re.compile(r"[\x20-\x7e]*")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_NEVER = re.compile("[\x00\ud800-\udfff]")
+# Compiled where a text has something else than letters, not at every start.
+_CONTROL = "[\x00-\x1f\x7f-\x9f]"
+_NEVER = "[\x00\ud800-\udfff]"
 
 
 def control_fault(text: str, *, strict: bool = False) -> str:
@@ -260,9 +260,9 @@ def control_fault(text: str, *, strict: bool = False) -> str:
 
     `strict` is for keys and names: no control character at all.
     """
-    if strict and _PLAIN_KEY.fullmatch(text):
+    if text.isprintable():
         return ""
-    found = _NEVER.search(text) or (_CONTROL.search(text) if strict else None)
+    found = re.search(_NEVER, text) or (re.search(_CONTROL, text) if strict else None)
     if found is None:
         return ""
     if found[0] == "\x00":

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import types
 
 import pytest
@@ -70,6 +71,32 @@ def test_version_is_printed_without_a_cache_and_without_the_application(
     done = run(interpreters.GOOD[label], probe_pyz, "--version", IC_CACHE_DIR="")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "ic 0.1.0\n"
+
+
+def test_the_interpreter_is_not_taken_apart_at_the_end(probe_pyz: str) -> None:
+    done = run(sys.executable, "-v", probe_pyz, IC_CACHE_DIR="")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["python"]
+    assert "# cleanup[" not in done.stderr
+    assert "# cleanup[" in run(sys.executable, "-v", "-c", "").stderr
+
+
+def test_python_ends_by_itself_where_threads_run_and_inside_of_another_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        start.leave(7, "not/what/was/started.pyz")
+    assert caught.value.code == 7
+    monkeypatch.setattr(sys, "orig_argv", ["python3", "ic.pyz"])
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    try:
+        with pytest.raises(SystemExit):
+            start.leave(7, "ic.pyz")
+    finally:
+        end.set()
+        thread.join()
 
 
 def test_ctrl_c_while_ic_is_still_being_loaded_is_one_line_and_status_130(probe_pyz: str) -> None:
