@@ -11,6 +11,8 @@ import subprocess
 
 import pytest
 
+from ic.boot import firstrun
+
 PRELUDE = """
 mount -t tmpfs -o mode=755 tmpfs /mnt
 cp "$PYZ" /mnt/ic.pyz
@@ -219,3 +221,17 @@ def test_an_entry_serves_every_copy_of_the_same_zipapp(probe_pyz: str, tmp_path:
             stdout=subprocess.DEVNULL,
         )
     assert len(glob.glob(base + "/cache/*")) == 1
+
+
+def test_what_the_making_takes_is_not_kept_by_who_starts() -> None:
+    kept: list[bytes] = []
+
+    def make(*, well: bool) -> bool:
+        kept.append(bytes(1024))
+        if not well:
+            raise MemoryError
+        return True
+
+    assert firstrun.apart(lambda: make(well=True))
+    assert not firstrun.apart(lambda: make(well=False))
+    assert kept == []
