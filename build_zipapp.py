@@ -56,6 +56,8 @@ SHIMS = {
     "msgspec/__init__.py": "structs.py",
     "msgspec/json.py": "structs_json.py",
     "urllib3/http2/__init__.py": "http2.py",
+    "websocket/_app.py": "callbacks.py",
+    "websocket/_dispatcher.py": "dispatcher.py",
 }
 LEFT_OUT = re.compile(r"/tests?/|/emscripten/")
 LICENCE = re.compile(r"\.dist-info/(licenses/)?(LICEN[CS]E|COPYING|NOTICE)[^/]*$", re.IGNORECASE)
