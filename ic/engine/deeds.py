@@ -401,9 +401,6 @@ def _stop(tools: Tools, deed: kind.Stop) -> None:
         return
 
 
-# The main process is the first child of the server's own process 1; what is executed has no parent inside.
-# The list has no newline at its end, so reading it counts as a failure.
-_SIGNAL = 'read -r first _ </proc/1/task/1/children; kill "-$1" "$first"'
 SIGNAL_SECONDS = 10.0
 STOPPED_LOOKS = 3
 
@@ -413,13 +410,9 @@ def _ended_on_signal(tools: Tools, deed: kind.Stop) -> bool:
 
     An image without a shell cannot be given one: it gets what the server gives it (SIGTERM, a second).
     """
-    words = ("/bin/sh", "-c", _SIGNAL, "sh", deed.signal.removeprefix("SIG"))
     tools.guard()
-    try:
-        done = tools.client.exec_output(deed.path, words, deed.query, timeout=SIGNAL_SECONDS)
-    except errors.OperationFailed:
-        return False
-    if done.status != 0:
+    given = tools.client.signal_main(deed.path, deed.signal, deed.query, timeout=SIGNAL_SECONDS)
+    if not given:
         return False
     end = tools.clock() + deed.grace_ms / 1000
     seen = 0  # looks in a row: what ends by itself is called stopped for an instant, then running again

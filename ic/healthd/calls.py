@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 from ic import errors, names
@@ -25,6 +26,8 @@ Body = dict[str, Any]
 PATCH_SECONDS = 10.0
 START_SECONDS = 60.0
 FORCE_SECONDS = 30.0
+LOOK_SECONDS = 0.4
+STOPPED_LOOKS = 3
 _STOPPED = ("already stopped", "is not running", "isn't running")
 _RUNNING = ("already running",)
 
@@ -32,8 +35,17 @@ _RUNNING = ("already running",)
 class Calls:
     """The calls on one project. `heard(milliseconds)` is told how long each short call took."""
 
-    def __init__(self, client: incus.Client, project: str) -> None:
+    def __init__(
+        self,
+        client: incus.Client,
+        project: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._client = client
+        self._clock = clock
+        self._sleep = sleep
         self._project = project
         self._query = {"project": project}
         self.heard: Callable[[float], None] | None = None
@@ -68,32 +80,70 @@ class Calls:
         """Start it; one that runs is fine. Raises OperationFailed when it cannot be run."""
         self._change(name, {"action": "start", "timeout": 30}, START_SECONDS, _RUNNING)
 
-    def restart(self, name: str, grace_ms: int) -> None:
-        """Restart it, gracefully at first, then by force; one that is stopped is started."""
+    def restart(self, name: str, grace_ms: int, signal: str = "") -> bool:
+        """Restart it, gracefully at first, then by force; one that is stopped is started.
+
+        With a `signal` that is given from inside, and `grace_ms` are waited for; False when that could not
+        be: then the server gives what it gives (SIGTERM, and a second).
+        """
         seconds = math.ceil(grace_ms / 1000)
+        given = not (seconds and signal)
+        if not given:
+            given, ended = self._ended_on_signal(name, grace_ms, signal)
+            if ended:
+                self.start(name)
+                return True
+            seconds = 0 if given else seconds
         if seconds:
             with contextlib.suppress(errors.OperationFailed):
                 body: dict[str, object] = {"action": "restart", "timeout": seconds, "force": False}
                 self._change(name, body, seconds + FORCE_SECONDS)
-                return
+                return given
         with contextlib.suppress(errors.OperationFailed):
             self._change(
                 name, {"action": "restart", "timeout": 30, "force": True}, 2 * FORCE_SECONDS
             )
-            return
+            return given
         self.start(name)
+        return given
 
-    def stop(self, name: str, grace_ms: int) -> None:
-        """Stop it, gracefully at first; one that is stopped is fine. With no grace it is killed."""
+    def stop(self, name: str, grace_ms: int, signal: str = "") -> bool:
+        """Stop it, gracefully at first; one that is stopped is fine. With no grace it is killed.
+
+        `signal` and the answer as in `restart`.
+        """
         seconds = math.ceil(grace_ms / 1000)
+        given = not (seconds and signal)
+        if not given:
+            given, ended = self._ended_on_signal(name, grace_ms, signal)
+            if ended:
+                return True
+            seconds = 0 if given else seconds
         if seconds:
             with contextlib.suppress(errors.OperationFailed):
                 body: dict[str, object] = {"action": "stop", "timeout": seconds, "force": False}
                 self._change(name, body, seconds + FORCE_SECONDS, _STOPPED)
-                return
+                return given
         self._change(
             name, {"action": "stop", "timeout": 30, "force": True}, 2 * FORCE_SECONDS, _STOPPED
         )
+        return given
+
+    def _ended_on_signal(self, name: str, grace_ms: int, signal: str) -> tuple[bool, bool]:
+        """Whether its stop signal could be given from inside, and whether it ended on that in time."""
+        if not self._client.signal_main(_path(name), signal, self._query):
+            return False, False
+        end = self._clock() + grace_ms / 1000
+        seen = 0  # looks in a row: what ends is called stopped for an instant, then running again
+        while self._clock() < end or seen:
+            stopped = False
+            with contextlib.suppress(errors.Unreachable, errors.TimedOut, errors.OperationFailed):
+                stopped = self.instance(name)[0].get("status") == "Stopped"
+            seen = seen + 1 if stopped else 0
+            if seen == STOPPED_LOOKS:
+                return True, True
+            self._sleep(LOOK_SECONDS)
+        return True, False
 
     def _change(
         self, name: str, body: dict[str, object], timeout: float, settled: tuple[str, ...] = ()
@@ -104,9 +154,10 @@ class Calls:
             if not any(piece in error.summary for piece in settled):
                 raise
 
-    def exit_code(self, name: str) -> int | None:
-        """The exit code of its last run, None when the server does not keep it."""
-        return lxclog.exit_code(self._client.log_file(_path(name), "lxc.log", self._query))
+    def ending(self, name: str) -> tuple[int | None, bool]:
+        """The exit code of its last run, None when the server does not keep it; and whether it was forced."""
+        log = self._client.log_file(_path(name), "lxc.log", self._query)
+        return lxclog.exit_code(log), lxclog.forced(log)
 
     def heartbeat(self, generation: str) -> str:
         """What moves while the ic run of that generation holds the project; empty when none does."""

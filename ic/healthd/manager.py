@@ -99,9 +99,9 @@ class Api(Protocol):
     def instance(self, name: str) -> tuple[Body, str]: ...
     def patch(self, name: str, config: Mapping[str, str], etag: str) -> None: ...
     def start(self, name: str) -> None: ...
-    def restart(self, name: str, grace_ms: int) -> None: ...
-    def stop(self, name: str, grace_ms: int) -> None: ...
-    def exit_code(self, name: str) -> int | None: ...
+    def restart(self, name: str, grace_ms: int, signal: str = "") -> bool: ...
+    def stop(self, name: str, grace_ms: int, signal: str = "") -> bool: ...
+    def ending(self, name: str) -> tuple[int | None, bool]: ...
     def heartbeat(self, generation: str) -> str: ...
     def events(self) -> AbstractContextManager[Events]: ...
 
@@ -277,6 +277,7 @@ class _Looked(msgspec.Struct, frozen=True):
     changed: int
     body: Body | None
     failed: bool = False
+    doubt: bool = False
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -603,12 +604,12 @@ class Manager:
             except errors.NotFound:
                 return _Looked(name, changed, None)
             except errors.IncusError as error:
-                return _refusal(error) or _Looked(name, changed, None, failed=True)
+                doubt = _doubtful(error)
+                return _refusal(error) or _Looked(name, changed, None, failed=True, doubt=doubt)
 
         return job
 
     def _take_looked(self, message: _Looked) -> None:
-        self._doubt_of(failed=message.failed)
         entry = self._entries.get(message.name)
         again = False
         if entry is not None:
@@ -616,13 +617,29 @@ class Manager:
             again = entry.look_again or entry.changed != message.changed
             entry.look_again = False
         if message.failed:
-            return  # the listing after the next connection tells
+            self._look_later(message, entry)
+            return
+        self._doubt_of(failed=False)
         if again and entry is not None:
             self._look(entry)
         elif message.body is None:
             self._forget(message.name)
         else:
             self._body(message.name, message.body, fresh=False)
+
+    def _look_later(self, message: _Looked, entry: _Entry | None) -> None:
+        """One look in vain is that one instance's matter: it alone is asked for again, later and later.
+
+        The second in a row that found no server says that the events may not come any more either. What is
+        not known yet has no state to keep the time in: the listing finds it.
+        """
+        if entry is None:
+            at = self._clock() + RELIST_MS
+            self._list_at = at if self._list_at is None else min(self._list_at, at)
+            return
+        if message.doubt and entry.state.look_pause > worker.RETRY_MS:
+            self._doubt_of(failed=True)
+        self._step(entry, worker.Unread())
 
     def _body(self, name: str, body: Body, *, fresh: bool) -> None:
         """Take in an instance as the server has it."""
@@ -727,12 +744,12 @@ class Manager:
     def _event(self, event: Body) -> None:
         metadata = cast("Body", event.get("metadata") or {})
         action = str(metadata.get("action", ""))
-        if action == "profile-updated" and not str(metadata.get("name", "")).startswith("ic."):
+        if action == "profile-updated" and not _name(metadata, "profiles").startswith("ic."):
             at = self._clock() + PROFILES_MS
             self._list_at = at if self._list_at is None else min(self._list_at, at)
         if not action.startswith("instance-"):
             return
-        name = _instance_name(metadata)
+        name = _name(metadata, "instances")
         entry = self._entries.get(name)
         if action in ("instance-deleted", "instance-renamed"):
             context = cast("Body", metadata.get("context") or {})
@@ -906,7 +923,8 @@ class Manager:
     def _code_job(self, name: str) -> Callable[[], Any]:
         def job() -> _Answer | _Fault | None:
             try:
-                return _Answer(name, worker.Exited(code=self._api.exit_code(name)))
+                code, forced = self._api.ending(name)
+                return _Answer(name, worker.Exited(code=code, forced=forced))
             except errors.NotFound:
                 return _Answer(name, worker.Exited(code=None))
             except errors.IncusError as error:
@@ -986,7 +1004,8 @@ class Manager:
     def _acting(
         self, entry: _Entry, command: worker.Do, claim: spec.Claim | None
     ) -> _Answer | _Fault:
-        name, grace = entry.name, entry.asked.grace_ms
+        name, grace, signal = entry.name, entry.asked.grace_ms, entry.asked.signal
+        given = True
         if claim is not None:
             self._say(entry, worker.Tell(kind=command.act, cause=command.why))
         try:
@@ -996,9 +1015,9 @@ class Manager:
                     return _Answer(name, refused)
                 self._api.start(name)
             elif command.act == "restart":
-                self._api.restart(name, grace)
+                given = self._api.restart(name, grace, signal)
             else:
-                self._api.stop(name, grace if command.act == "stop" else 0)
+                given = self._api.stop(name, grace if command.act == "stop" else 0, signal)
         except errors.NotFound:
             acted = worker.Acted(act=command.act, outcome="refused", claim=claim)
             return _Answer(name, acted)
@@ -1007,6 +1026,9 @@ class Manager:
                 act=command.act, outcome="failed", detail=error.summary, claim=claim
             )
             return _refusal(error) or _Answer(name, acted, doubt=_doubtful(error))
+        if not given:
+            cause = f"no shell in the image to give {signal} with: it had a second"
+            self._say(entry, worker.Tell(kind="ungraceful", cause=cause))
         return _Answer(name, worker.Acted(act=command.act, outcome="done", claim=claim))
 
     # --- writing ---------------------------------------------------------------------------------
@@ -1131,10 +1153,10 @@ def _concerns(event: Body) -> bool:
     return metadata.get("action") in _ACTIONS
 
 
-def _instance_name(metadata: Body) -> str:
-    """The instance that an event is about."""
+def _name(metadata: Body, collection: str) -> str:
+    """The object of a collection that an event is about; only instances have a `name` besides [measured]."""
     path = urlsplit(str(metadata.get("source", ""))).path.split("/")
-    return unquote(path[3]) if len(path) > 3 and path[2] == "instances" else ""
+    return unquote(path[3]) if len(path) > 3 and path[2] == collection else ""
 
 
 def _last_line(output: bytes) -> str:

@@ -2,7 +2,8 @@
 
 In: a client, and an Order. Out: a Result, whatever happens; nothing is decided about it here. The command
 runs as docker runs one: as the service's user with that user's HOME, in its directory and environment,
-without a terminal, its input empty. Its time counts from when its process began, not from the request. All
+without a terminal, its input empty. Its time counts from when its process began, not from the request, and
+what the server needs to tell of a begin it may need to tell of an end: a late answer is no slow service. All
 of its output is read, the end of it kept. When its time is over, or the daemon's, it is killed with all that
 it has started (`sweep`).
 """
@@ -149,6 +150,7 @@ class Prober:
     def _run(self, order: Order, stop: Stop, tail: _Tail) -> Result:
         path = incus.path("instances", order.instance)
         environment = {**self._identity(order), **order.environment, sweep.MARKER: order.marker}
+        asked = self._clock()
         with self._client.exec(
             path,
             order.argv,
@@ -159,7 +161,9 @@ class Prober:
             environment=environment,
             timeout=START_SECONDS,
         ) as running:
-            code = self._follow(running, order, stop, tail)
+            # Two answers one after the other: the operation, and its streams.
+            lag = min(max(0.0, running.began - asked) / 2, START_SECONDS)
+            code = self._follow(running, order, stop, tail, lag)
             if code is not None:
                 return Result(kind="exit", code=code, output=tail.bytes)
             leaving = stop.is_set()
@@ -173,10 +177,10 @@ class Prober:
         return Result(kind="timeout", output=tail.bytes, leaked=left)
 
     def _follow(
-        self, running: streams.Command, order: Order, stop: Stop, tail: _Tail
+        self, running: streams.Command, order: Order, stop: Stop, tail: _Tail, lag: float
     ) -> int | None:
-        """The exit status; None when its time is over, or the daemon's."""
-        deadline = running.began + order.timeout_ms / 1000
+        """The exit status; None when its time is over, or the daemon's. News come `lag` seconds late."""
+        deadline = running.began + order.timeout_ms / 1000 + lag
         while (left := deadline - self._clock()) > 0 and not stop.is_set():
             if not running.ended:
                 running.read(tail.add, min(left, TURN))
@@ -187,7 +191,8 @@ class Prober:
                 return code
             if left < 1.0:
                 self._sleep(min(left, 0.05))
-        return None
+        # What has ended before it could be killed has not timed out.
+        return None if stop.is_set() else self._client.exec_status(running, 0)
 
     def _sweep(self, order: Order, patience: float) -> tuple[str, ...]:
         """What is left of a probe; nothing when the server does not let us look."""

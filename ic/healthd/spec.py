@@ -47,9 +47,12 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
 
     `test` is empty without a healthcheck, else docker's form: `("CMD", ...)` or `("CMD-SHELL", text)`.
     `restart_limit` is the N of `on-failure:N`, 0 without one. `paused`: a person wants it left alone.
-    `want_stopped`: ic stopped it on purpose. `held` is the generation of the ic run that may stop and start
-    it right now. `home` and `user` are those of its environment, empty when it has none; the rest of its
-    environment reaches a probe through the server. `daemon` marks a health daemon, which is never watched.
+    `want_stopped`: ic stopped it on purpose; `want_running`: ic started it. `held` is the generation of the
+    ic run that may stop and start it right now. `home` and `user` are those of its environment, empty when
+    it has none; the rest of its environment reaches a probe through the server. `signal` is a stop signal
+    that has to be given from inside, because the server may not be told of it (a restricted project), empty
+    where the server gives it; `ends_on` the number of its stop signal, whoever gives it. `daemon` marks a
+    health daemon, which is never watched.
     """
 
     name: str
@@ -63,9 +66,12 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     restart_limit: int = 0
     on_unhealthy: Action = "restart"
     grace_ms: int = GRACE_MS
+    signal: str = ""
+    ends_on: int = 15
     paused: bool = False
     daemon: bool = False
     want_stopped: bool = False
+    want_running: bool = False
     held: str = ""
     uid: int = 0
     gid: int = 0
@@ -157,6 +163,7 @@ def read(name: str, config: Mapping[str, object]) -> Spec:
     restart, limit = reader.take(names.RESTART, _policy, ("", 0), ("no", 0))
     unhealthy: Action = "none" if restart == "no" else "restart"
     unhealthy = reader.take(names.HEALTH_ON_UNHEALTHY, _action, unhealthy, "none")
+    grace = reader.take("boot.host_shutdown_timeout", _seconds, GRACE_MS)
     return Spec(
         name=name,
         test=() if broken else test,
@@ -168,10 +175,13 @@ def read(name: str, config: Mapping[str, object]) -> Spec:
         restart=restart,
         restart_limit=limit,
         on_unhealthy=unhealthy,
-        grace_ms=reader.take("boot.host_shutdown_timeout", _seconds, GRACE_MS),
+        grace_ms=reader.take(names.GRACE, _seconds, grace),
+        signal=reader.text(names.SIGNAL),
+        ends_on=_signal_number(reader.text(names.SIGNAL) or _halt(reader.text("raw.lxc"))),
         paused=reader.take(names.HEALTH_STOPPED, _boolean, default=False),
         daemon=reader.take(names.HEALTH_DAEMON, _boolean, default=False),
         want_stopped=reader.text(names.WANT) == "stopped",
+        want_running=reader.text(names.WANT) == "running",
         held=reader.text(names.HELD),
         uid=reader.take("oci.uid", _number, 0),
         gid=reader.take("oci.gid", _number, 0),
@@ -254,6 +264,25 @@ def _retries(text: str) -> int:
 
 def _seconds(text: str) -> int:
     return _number(text) * 1000
+
+
+def _halt(lines: str) -> str:
+    """The stop signal that the server was told of in its low-level keys; empty when it was not."""
+    for line in lines.split("\n"):
+        key, _, value = line.partition("=")
+        if key.strip() == "lxc.signal.halt":
+            return value.strip()
+    return ""
+
+
+def _signal_number(word: str) -> int:
+    """A stop signal's number; SIGTERM's for none, and for one that is not known here."""
+    if word.isascii() and word.isdigit():
+        return int(word[:3])
+    import signal
+
+    known = signal.Signals.__members__.get(word)
+    return int(known if known is not None else signal.SIGTERM)
 
 
 def _policy(text: str) -> tuple[Policy, int]:

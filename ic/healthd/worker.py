@@ -40,10 +40,12 @@ THEIRS_MS = 60_000  # how long another daemon may take over what it has claimed
 QUIET_HEALTH_MS = 1_000  # no writes so shortly after a change of power: a person may be at it
 QUIET_START_MS = 2_000
 QUIET_STOP_MS = 3_000
+YOUNG_MS = 600_000  # what ended before its first watch: only in a run that began so shortly ago
 AWAY_START_MS = 3_000  # the server itself starts what ran before; ours comes after that
 RETRY_MS = 1_000
 RETRY_MOST_MS = 30_000
 CODE_PATIENCE_MS = 10_000  # an exit code that was asked for and did not come is asked for again
+UNWATCHED = "stopped while unwatched"
 LEAK_LIMIT = 3
 LINES_KEPT = 5
 LINE_KEPT = 1024
@@ -69,6 +71,10 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     fresh: bool = False
 
 
+class Unread(msgspec.Struct, frozen=True, kw_only=True):
+    """A Look was in vain: the server did not tell."""
+
+
 class Started(msgspec.Struct, frozen=True, kw_only=True):
     """It was started (or restarted)."""
 
@@ -82,9 +88,13 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exited(msgspec.Struct, frozen=True, kw_only=True):
-    """The exit code that was asked for; None when the server does not know it."""
+    """The exit code that was asked for; None when the server does not know it.
+
+    `forced`: it did not exit, somebody stopped it by force.
+    """
 
     code: int | None
+    forced: bool = False
 
 
 class Frozen(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +155,19 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Event = (
-    Seen | Started | Ended | Exited | Frozen | Thawed | Probed | Acted | Wrote | Respec | Gap | Tick
+    Seen
+    | Unread
+    | Started
+    | Ended
+    | Exited
+    | Frozen
+    | Thawed
+    | Probed
+    | Acted
+    | Wrote
+    | Respec
+    | Gap
+    | Tick
 )
 
 
@@ -181,7 +203,7 @@ class Write(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
-    """Read the instance; answer with Seen (or forget it)."""
+    """Read the instance; answer with Seen or Unread (or forget it)."""
 
 
 class ReadCode(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,6 +245,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     stopped_by: Literal["", "person", "exit", "verdict", "away", "never"] = ""
     code: int | None = None
     code_at: int | None = None  # the exit code is waited for: ask again then
+    unseen: bool = False  # it ended before anybody watched it: perhaps somebody stopped it
     exit_why: str = ""  # what followed from the last exit
 
     status: Status = ""
@@ -249,6 +272,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     ours_until: int = 0
     theirs_until: int = 0
     look_at: int | None = None
+    look_pause: int = RETRY_MS  # after the next look in vain
     missing: int | None = None  # since when it was seen stopped without an event
     launched: bool = False  # our start was answered, its event has not come
     claim: spec.Claim = spec.Claim()
@@ -287,6 +311,7 @@ def _replace(state: State, **changes: Any) -> State:
 
 
 def _seen(state: State, asked: spec.Spec, seen: Seen, now: int) -> Turn:
+    state = _replace(state, look_pause=RETRY_MS)
     if state.power == "unknown":
         return _first(state, asked, seen, now)
     state = _claims(state, seen, now)
@@ -301,6 +326,12 @@ def _seen(state: State, asked: spec.Spec, seen: Seen, now: int) -> Turn:
     if seen.power != "stopped" or state.power == "stopped":
         return _replace(state, missing=None, run=state.run or seen.run), ()
     return _seen_stopped(state, asked, seen, now)
+
+
+def _unread(state: State, asked: spec.Spec, event: Unread, now: int) -> Turn:
+    del asked, event
+    pause = min(2 * state.look_pause, RETRY_MOST_MS)
+    return _replace(state, look_at=now + state.look_pause, look_pause=pause), ()
 
 
 def _claims(state: State, seen: Seen, now: int) -> State:
@@ -347,7 +378,18 @@ def _first(state: State, asked: spec.Spec, seen: Seen, now: int) -> Turn:
         return _replace(state, due=max(due, now)), ()
     if seen.power == "unknown":
         return state, ()
+    if asked.want_running and not seen.claim.run and 0 <= seen.age_ms <= YOUNG_MS:
+        return _first_ever(state, asked, seen, now)
     return _first_stopped(state, asked, seen, now, told=same_run and seen.status == "stopped")
+
+
+def _first_ever(state: State, asked: spec.Spec, seen: Seen, now: int) -> Turn:
+    """ic has just started it, and it ended before any daemon watched it: an exit, or a stop, says the log."""
+    away, commands = _first_stopped(state, asked, seen, now)
+    if not asked.watched or not seen.ever_started or asked.restart in ("", "no"):
+        return away, commands
+    state = _replace(away, unseen=True, start_at=None, ran=seen.age_ms)
+    return _replace(state, code_at=now + CODE_PATIENCE_MS), (ReadCode(),)
 
 
 def _first_stopped(
@@ -380,9 +422,9 @@ def _first_stopped(
         return _replace(state, stopped_by="verdict"), ()
     if asked.restart == "always":
         at = now + AWAY_START_MS
-        return _replace(state, start_at=at, start_why="stopped while unwatched"), ()
+        return _replace(state, start_at=at, start_why=UNWATCHED), ()
     if asked.restart in ("unless-stopped", "on-failure") and not told:
-        return state, (Tell(kind="stopped", cause="stopped while unwatched"),)
+        return state, (Tell(kind="stopped", cause=UNWATCHED),)
     return state, ()
 
 
@@ -461,6 +503,7 @@ def _begun(state: State, asked: spec.Spec, by: By, now: int, run: str = "") -> T
         want="",
         missing=None,
         launched=False,
+        unseen=False,
         look_at=now + CONFIRM_MS,
     )
     return _replace(state, due=now + _pause(state, asked, now)), ()
@@ -470,7 +513,9 @@ def _ended(state: State, asked: spec.Spec, event: Ended, now: int) -> Turn:
     person = _by_person(state, event.by, now) or asked.want_stopped or bool(asked.held)
     if state.power == "stopped":
         # Told twice; or somebody stops what waits for its start.
-        return (_replace(state, stopped_by="person", start_at=None) if person else state), ()
+        if person:
+            state = _replace(state, stopped_by="person", start_at=None, unseen=False)
+        return state, ()
     state = _replace(
         state,
         power="stopped",
@@ -487,9 +532,11 @@ def _ended(state: State, asked: spec.Spec, event: Ended, now: int) -> Turn:
     if person:
         return _replace(state, stopped_by="person", start_at=None), ()
     ours = state.doing or (state.did if now < state.ours_until else "")
-    if event.by != "none" and ours == "stop":
+    # On a signal from inside it ends by itself, as the server sees it.
+    asked_for = event.by != "none" or (bool(asked.signal) and bool(state.doing))
+    if asked_for and ours == "stop":
         return _replace(state, stopped_by="verdict"), ()
-    if event.by != "none" and ours == "restart":
+    if asked_for and ours == "restart":
         at = now + policy.EXIT_FIRST_MS  # if its second half does not come
         return _replace(state, stopped_by="exit", start_at=at, start_why="unfinished restart"), ()
     return _exit(state, asked, now, ran_ms=now - state.started)
@@ -513,7 +560,22 @@ def _decide(state: State, asked: spec.Spec, code: int | None) -> State:
     )
 
 
+def _exited_unseen(state: State, asked: spec.Spec, event: Exited, now: int) -> Turn:
+    """How it ended before its first watch; when the log does not tell: as while no daemon was there."""
+    state = _replace(state, unseen=False, code_at=None)
+    if event.forced or event.code == 128 + asked.ends_on or asked.want_stopped:
+        return _replace(state, stopped_by="person"), (Tell(kind="stopped", cause="by somebody"),)
+    if event.code is None:
+        if asked.restart == "always":
+            return _replace(state, start_at=now, start_why=UNWATCHED), ()
+        return state, (Tell(kind="stopped", cause=UNWATCHED),)
+    state = _decide(_replace(state, stopped_by="exit", code=event.code), asked, event.code)
+    return state, (Tell(kind="exit", cause=state.exit_why, code=event.code),)
+
+
 def _exited(state: State, asked: spec.Spec, event: Exited, now: int) -> Turn:
+    if state.power == "stopped" and state.unseen:
+        return _exited_unseen(state, asked, event, now)
     if state.power != "stopped" or state.stopped_by != "exit":
         return state, (Tell(kind="exit", cause=state.exit_why),)
     if state.code_at is not None:
@@ -707,7 +769,10 @@ def _write_at(state: State, asked: spec.Spec) -> int | None:
     same_run = known.run == state.run
     do = target.do != (known.do if same_run else "")
     run = bool(target.status) and bool(state.run) and not same_run and state.power == "running"
-    if target.status == known.status and not do and not run:
+    # What is not checked has no status: once, for a successor, that it was watched at all.
+    first = not known.run and asked.want_running and asked.watched and state.power == "running"
+    first = first and bool(state.run)
+    if target.status == known.status and not do and not run and not first:
         return None
     quiet = {"starting": QUIET_START_MS, "stopped": QUIET_STOP_MS, "": QUIET_START_MS}
     at = state.changed + quiet.get(target.status, QUIET_HEALTH_MS)
@@ -778,6 +843,7 @@ def _reached(at: int | None, now: int) -> bool:
 
 _HANDLERS: dict[type, Callable[[State, spec.Spec, Any, int], Turn]] = {
     Seen: _seen,
+    Unread: _unread,
     Started: _started,
     Ended: _ended,
     Exited: _exited,

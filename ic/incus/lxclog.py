@@ -4,7 +4,8 @@ In: the log's bytes (it begins anew at every start). Out: an exit status as a sh
 exit codes; liblxc writes one line at level info, which ic turns on with `lxc.log.level=info`. Measured:
 a non-zero exit is "ended on error (37)", a death by signal "ended on signal Killed(9)" when the entrypoint is
 PID 1 and "ended on error (137)" below lxc's own init; an exit with 0 leaves no line; an entrypoint that is
-PID 1 and cannot be executed leaves "Failed to exec".
+PID 1 and cannot be executed leaves "Failed to exec". A stop by force leaves "has stopped" of `lxc_cmd_stop`,
+which no exit and no graceful stop does.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ _ENDED = re.compile(rb"Child <\d+> ended on (error|signal) [^(\n]*\((\d{1,3})\)"
 _NOT_RUN = re.compile(rb"start - \S+ - ([^-\n]+) - Failed to exec ")
 _NOT_STARTED = b"Failed to spawn container"
 NOT_STARTED = 128
+_FORCED = re.compile(rb":lxc_cmd_stop:\d+ - Container [^\n]* has stopped")
 _LEVEL = re.compile(rb" (INFO|DEBUG|TRACE|NOTICE) ")
 
 
@@ -34,3 +36,8 @@ def exit_code(log: bytes) -> int | None:
     if _NOT_STARTED in log:
         return NOT_STARTED
     return 0 if _LEVEL.search(log) else None
+
+
+def forced(log: bytes) -> bool:
+    """Whether somebody stopped the last run by force (or by a grace period that was over)."""
+    return _FORCED.search(log) is not None

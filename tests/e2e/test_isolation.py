@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -103,6 +104,31 @@ def test_a_service_ends_on_its_own_signal_and_the_project_beside_goes_last(
     case.ic("down", "-v")
     projects = {one["name"] for one in case.lab.api("GET", "/1.0/projects?recursion=1")}
     assert f"{case.name}-healthd" not in projects
+
+
+def test_the_daemons_own_restart_gives_the_signal_and_the_time_to_end(
+    case: scenario.Scenario,
+) -> None:
+    strict = json.loads(json.dumps(STRICT))
+    slow = strict["services"]["slow"]
+    slow["healthcheck"]["test"] = ["CMD-SHELL", "test ! -e /data/bad"]
+    slow["healthcheck"]["retries"] = 1
+    slow["stop_grace_period"] = "15s"
+    case.compose(strict)
+    case.ic("up", "--wait")
+    before = case.started("slow")
+    case.run("slow", "touch", "/data/bad")
+    end = time.monotonic() + 40
+    while case.started("slow") == before:
+        assert time.monotonic() < end, case.ic("healthd", "logs").out
+        time.sleep(0.2)
+    assert case.read("slow", "/data/stopped"), (
+        "it was not left the four seconds that it takes to end"
+    )
+    case.run("slow", "rm", "/data/bad")
+    log = case.ic("healthd", "logs").out
+    assert "ungraceful" not in log
+    assert '"event":"exit"' not in log  # its own doing is no exit
 
 
 @pytest.mark.parametrize("first", ["default", "strict"])

@@ -233,6 +233,10 @@ def test_what_stopped_while_it_was_away_is_left_and_shown(watched: Watched) -> N
     case.compose({"services": {"web": restarted, "by-hand": restarted}})
     case.ic("up", "-d")
     case.stop_by_hand("by-hand")
+    end = time.monotonic() + 10
+    while "user.ic.health" not in case.instance("web")["config"]:  # it was watched once
+        assert time.monotonic() < end
+        time.sleep(0.1)
     state(case, "stop", force=True)
     case.kill("web")
     assert "ic-healthd: stopped" in case.ic("ps").out
@@ -246,6 +250,43 @@ def test_what_stopped_while_it_was_away_is_left_and_shown(watched: Watched) -> N
     case.ic("up", "-d")
     assert case.states()["web"] == "Running"
     assert "unwatched" not in case.ic("ps").out
+
+
+def test_what_ends_before_the_first_daemon_watches_is_an_exit_and_a_stop_is_a_stop(
+    watched: Watched,
+) -> None:
+    case = watched.case
+    idle = " ".join(scenario.IDLE[2:])
+
+    def once(code: int) -> list[str]:
+        return ["sh", "-c", f"test -e /ran || {{ touch /ran; exit {code}; }}; {idle}"]
+
+    case.compose(
+        {
+            "services": {
+                "fails": {"image": "busybox", "command": once(3), "restart": "on-failure"},
+                "ends": {"image": "busybox", "command": once(0), "restart": "unless-stopped"},
+                "done": {"image": "busybox", "command": once(0), "restart": "on-failure"},
+                "forced": scenario.idle(restart="unless-stopped"),
+            }
+        }
+    )
+    up = case.start("up", "-d")
+    end = time.monotonic() + 60
+    while not case.exists() or case.states().get("forced") != "Running":
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    state_of = "/1.0/instances/forced/state"
+    case.send("PUT", state_of, {"action": "stop", "force": True, "timeout": 20})
+    up.communicate(timeout=90)
+    watched.become("watching")
+    expected = {"fails": "Running", "ends": "Running", "done": "Stopped", "forced": "Stopped"}
+    end = time.monotonic() + 20
+    while {**case.states(), DAEMON: ""} != {**expected, DAEMON: ""}:
+        assert time.monotonic() < end, (case.states(), case.ic("healthd", "logs").out)
+        time.sleep(0.2)
+    time.sleep(4)  # longer than the daemon takes over any start
+    assert {**case.states(), DAEMON: ""} == {**expected, DAEMON: ""}
 
 
 def test_another_program_is_another_sidecar_that_watches_again(watched: Watched) -> None:

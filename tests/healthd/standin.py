@@ -39,7 +39,8 @@ class Instance:
         self.last_used_at = "1970-01-01T00:00:00Z"
         self.version = 0
         self.busy = ""
-        self.code = 0
+        self.code: int | None = 0
+        self.forced = False
         self.starts: list[float] = []
 
 
@@ -96,6 +97,13 @@ class Server:
             metadata["requestor"] = {"username": by}
         if context:
             metadata["context"] = context
+        for stream in list(self.streams):
+            stream.put({"type": "lifecycle", "metadata": metadata})
+
+    def tell_profile(self, name: str, by: str = "") -> None:
+        """A profile was written: of those events only `source` has the name, as measured."""
+        metadata: Body = {"action": "profile-updated", "source": f"/1.0/profiles/{name}?project=p"}
+        metadata["requestor"] = {"username": by}
         for stream in list(self.streams):
             stream.put({"type": "lifecycle", "metadata": metadata})
 
@@ -159,6 +167,8 @@ class Client:
         self.heard: Callable[[float], None] | None = None
         self.before: Callable[[str], None] = lambda call: None
         self.after: Callable[[str], None] = lambda call: None
+        self.graces: list[tuple[str, int, str]] = []  # what restarts and stops were asked to give
+        self.shell_less = False
 
     @contextlib.contextmanager
     def _call(self, call: str) -> Generator[None]:
@@ -205,7 +215,8 @@ class Client:
                 self.server._run(found)
                 self.server.tell("instance-started", name, self.me)
 
-    def restart(self, name: str, grace_ms: int) -> None:
+    def restart(self, name: str, grace_ms: int, signal: str = "") -> bool:
+        self.graces.append((name, grace_ms, signal))
         with self._call("restart"), self.server.operation(name, "stop") as found, self.server.lock:
             found.status = "Stopped"
             found.version += 1
@@ -213,17 +224,21 @@ class Client:
         with self.server.operation(name, "start") as found, self.server.lock:
             self.server._run(found)
             self.server.tell("instance-restarted", name, self.me)
+        return not self.shell_less
 
-    def stop(self, name: str, grace_ms: int) -> None:
+    def stop(self, name: str, grace_ms: int, signal: str = "") -> bool:
+        self.graces.append((name, grace_ms, signal))
         with self._call("stop"), self.server.operation(name, "stop") as found, self.server.lock:
             if found.status == "Running":
                 found.status, found.code = "Stopped", 0 if grace_ms else 137
                 found.version += 1
                 self.server.tell("instance-shutdown", name, self.me)
+        return not self.shell_less
 
-    def exit_code(self, name: str) -> int | None:
+    def ending(self, name: str) -> tuple[int | None, bool]:
         with self._call("code"):
-            return self.server.instances[name].code
+            found = self.server.instances[name]
+            return found.code, found.forced
 
     def heartbeat(self, generation: str) -> str:
         with self._call("profiles"):

@@ -22,6 +22,16 @@ class Client:
         self.on_request: Any = None
         self.profiles: list[dict[str, Any]] = []
         self.log = b""
+        self.signals: list[str] = []
+        self.shell = True
+        self.statuses: list[str] = []
+
+    def signal_main(self, instance: str, signal: str, query: Any) -> bool:
+        self.signals.append(signal)
+        return self.shell
+
+    def get_tagged(self, path: str, query: Any) -> Any:
+        return {"status": self.statuses.pop(0) if self.statuses else "Running"}, '"e"'
 
     def call(self, method: str, path: str, query: Any, body: Any, *, timeout: float) -> None:
         self.asked.append((method, path, body))
@@ -44,7 +54,12 @@ class Client:
 
 
 def _calls(client: Client) -> calls.Calls:
-    return calls.Calls(cast("Any", client), "shop")
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    return calls.Calls(cast("Any", client), "shop", clock=lambda: now[0], sleep=sleep)
 
 
 def test_a_restart_is_graceful_then_by_force_then_a_start():
@@ -95,9 +110,9 @@ def test_keys_are_written_by_compare_and_swap():
 def test_an_exit_code_is_read_off_the_log():
     client = Client()
     client.log = b"lxc web 20261123 INFO error - error.c:1 - Child <7> ended on error (37)\n"
-    assert _calls(client).exit_code("web") == 37
+    assert _calls(client).ending("web") == (37, False)
     client.log = b""
-    assert _calls(client).exit_code("web") is None
+    assert _calls(client).ending("web") == (None, False)
 
 
 def test_a_hold_is_the_newest_generation_and_held():
@@ -127,3 +142,36 @@ def test_short_calls_are_heard_and_long_ones_are_not():
     client.on_request("GET", "/1.0/operations/x/wait?timeout=30", 29.0)
     assert heard == [250.0]
     assert len(before) == 2
+
+
+@pytest.mark.parametrize("deed", ["restart", "stop"])
+def test_where_the_server_may_not_know_the_stop_signal_it_is_given_from_inside(deed: str):
+    client = Client()
+    # What ends is called stopped for an instant, then running again.
+    client.statuses = ["Running", "Stopped", "Running", "Stopped", "Stopped", "Stopped"]
+    found = _calls(client)
+    assert getattr(found, deed)("web", 7_000, "SIGQUIT")
+    assert client.signals == ["SIGQUIT"]
+    assert client.deeds() == ([("start", False)] if deed == "restart" else [])
+
+
+@pytest.mark.parametrize("deed", ["restart", "stop"])
+def test_what_does_not_end_on_its_signal_in_time_is_ended_by_force(deed: str):
+    client = Client()
+    assert getattr(_calls(client), deed)("web", 2_000, "SIGTERM")
+    assert client.deeds() == [(deed, True)]
+
+
+@pytest.mark.parametrize("deed", ["restart", "stop"])
+def test_without_a_shell_the_server_gives_what_it_gives_and_that_is_said(deed: str):
+    client = Client()
+    client.shell = False
+    assert not getattr(_calls(client), deed)("web", 2_000, "SIGTERM")
+    assert client.deeds() == [(deed, False)]
+
+
+def test_a_kill_gives_no_signal_from_inside():
+    client = Client()
+    assert _calls(client).stop("web", 0, "SIGTERM")
+    assert client.signals == []
+    assert client.deeds() == [("stop", True)]

@@ -277,6 +277,85 @@ def test_an_end_that_is_told_to_nobody_is_found_by_the_next_probe_or_after_the_s
         assert until(lambda: len(job.starts) == 3) < 5
 
 
+def test_a_fall_costs_no_listing():
+    server = standin.Server()
+    web = server.add("web", restart="always", want="running")
+    client = standin.Client(server)
+    # As the real one: the daemon writes what it has to tell of a fall into a profile of the journal.
+    client.after = lambda call: (
+        server.tell_profile("ic.hd.0a1b.00000001", "daemon") if call in ("code", "start") else None
+    )
+    clock = Clock()
+    with watching(server, client=client, clock=clock):
+        lists = server.calls.count("list")
+        for starts in (2, 3, 4):
+            server.exit("web")
+            until(lambda starts=starts: len(web.starts) == starts)
+        before = clock()
+        until(lambda: clock.ahead(100) or clock() > before + 2 * manager.PROFILES_MS)
+        time.sleep(0.3)
+        assert server.calls.count("list") == lists
+        assert server.calls.count("events") == 1
+        server.tell_profile("default", "person")  # where keys of instances may stand
+        until(lambda: clock.ahead(50) or server.calls.count("list") == lists + 1)
+
+
+def test_a_look_in_vain_asks_again_for_that_one_instance():
+    server = standin.Server()
+    server.add("web", restart="always")
+    client = standin.Client(server)
+    fails = iter([True, True, True])
+
+    def refuse(call: str) -> None:
+        if call == "get" and next(fails, False):
+            raise errors.OperationFailed("cannot read web: Invalid PID -1")
+
+    client.before = refuse
+    clock = Clock()
+    with watching(server, client=client, clock=clock):
+        server.instances["web"].config[names.HEALTH_TEST] = TEST
+        server.tell("instance-updated", "web")
+        until(lambda: clock.ahead(50) or status(server, "web") == "healthy")
+        assert server.calls.count("list") == 1
+        assert server.calls.count("events") == 1
+
+
+@pytest.mark.parametrize("told", [(3, False), (137, True)], ids=["exit", "forced"])
+def test_what_ended_before_the_very_first_watch_is_started_unless_it_was_stopped(
+    told: tuple[int, bool],
+):
+    server = standin.Server()
+    web = server.add("web", restart="on-failure", want="running")
+    server.exit("web")
+    web.code, web.forced = told
+    with watching(server) as watch:
+        if web.forced:
+            until(lambda: watch.kinds() == ["stopped"])
+            time.sleep(0.3)
+            assert len(web.starts) == 1
+            return
+        until(lambda: len(web.starts) == 2)
+        assert watch.kinds()[:2] == ["exit", "start"]
+        until(lambda: standin.claim(server, "web").run)
+    # Watched once, it is not new to the next daemon.
+    server.exit("web")
+    with watching(server) as successor:
+        until(lambda: successor.kinds() == ["stopped"])
+        assert len(web.starts) == 2
+
+
+def test_a_signal_that_has_to_be_given_from_inside_goes_with_the_call():
+    server = standin.Server()
+    web = server.add("web", test=TEST, interval="50ms", retries="1")
+    web.config |= {names.SIGNAL: "SIGQUIT", names.GRACE: "7"}
+    server.failing.add("web")
+    client = standin.Client(server)
+    client.shell_less = True
+    with watching(server, client=client, weather=Calm()) as watch:
+        until(lambda: "ungraceful" in watch.kinds())
+        assert client.graces[0] == ("web", 7_000, "SIGQUIT")
+
+
 def test_a_start_in_vain_is_tried_later_and_later():
     server = standin.Server()
     web = server.add("web", restart="always")
@@ -604,7 +683,12 @@ def _killed_at(number: int, kind: str, policy: str) -> str:
         server.exit("web")
     else:
         server.failing.add("web")
-    until(lambda: watch.failure or (len(web.starts) == 2 and status(server, "web")))
+    until(
+        lambda: (
+            watch.failure
+            or (len(web.starts) == 2 and standin.claim(server, "web").run == web.last_used_at)
+        )
+    )
     server.failing.clear()
     watch.end()
     # Before anything was written of it, nobody saw this exit.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
 
 from ic import errors
 from ic.healthd import probes
 from ic.incus import client, remotes, sftp, transport
+from tests.healthd import wire
 from tests.lab import lab as labs
 
 PROJECT = "t-probes"
@@ -287,3 +289,38 @@ def test_a_server_that_does_not_answer_is_no_verdict(lab: labs.Lab) -> None:
         found = probes.Prober(one, PROJECT)(order, threading.Event())
     assert found.kind == "error"
     assert isinstance(found.error, errors.Unreachable)
+
+
+@pytest.fixture
+def late(tmp_path: Path) -> Generator[tuple[wire.Server, Probe]]:
+    """A server of which everything arrives 0.7 s late, and a probe of its one instance in 0.3 s."""
+    server = wire.Server(PROJECT)
+    server.add("web")
+    server.behind = 0.7
+    where = str(tmp_path / "s")
+    with wire.serving(where, server):
+        with client.Client(transport.connect(remotes.Server(name="x", socket=where))) as one:
+            prober = probes.Prober(one, PROJECT)
+
+            def run(*argv: str, **_: object) -> probes.Result:
+                order = probes.Order(instance="web", argv=argv, timeout_ms=300, marker="m")
+                return prober(order, threading.Event())
+
+            yield server, run
+
+
+def test_a_server_that_answers_late_makes_no_check_late(late: tuple[wire.Server, Probe]) -> None:
+    server, run = late
+    server.late = {"true": 0.2, "false": 0.2}
+    for _ in range(3):
+        assert (run("true").kind, run("false").code) == ("exit", 1)
+
+
+def test_behind_a_late_server_what_hangs_has_still_timed_out(
+    late: tuple[wire.Server, Probe],
+) -> None:
+    server, run = late
+    began = time.monotonic()
+    assert run("sleep").kind == "timeout"
+    # Its own time, once the way of the news; the rest are other calls, each of them late.
+    assert server.begun[0].at - began < 4

@@ -215,3 +215,27 @@ def test_what_is_only_restarted_has_no_status():
     claim = spec.claim_text(spec.Claim(run="one"))
     body = {"config": {names.HEALTH: claim, names.RESTART: "always"}, "last_used_at": "two"}
     assert spec.status(body) == ""
+
+
+@pytest.mark.parametrize(
+    ("keys", "grace", "signal", "ends_on"),
+    [
+        ({}, 10_000, "", 15),
+        ({"boot.host_shutdown_timeout": "3"}, 3_000, "", 15),
+        ({"raw.lxc": "lxc.log.level=info\nlxc.signal.halt=SIGQUIT"}, 10_000, "", 3),
+        ({"raw.lxc": "lxc.signal.halt = 37"}, 10_000, "", 37),
+        ({"user.ic.signal": "SIGINT", "user.ic.grace": "7"}, 7_000, "SIGINT", 2),
+        ({"user.ic.signal": "SIGNONE"}, 10_000, "SIGNONE", 15),
+    ],
+)
+def test_how_it_is_stopped_stands_in_the_servers_keys_or_in_ics_own(
+    keys: dict[str, str], grace: int, signal: str, ends_on: int
+) -> None:
+    found = spec.read("web", keys)
+    assert (found.grace_ms, found.signal, found.ends_on) == (grace, signal, ends_on)
+
+
+def test_a_grace_period_that_is_no_number_is_named() -> None:
+    found = spec.read("web", {"user.ic.grace": "soon", "boot.host_shutdown_timeout": "4"})
+    assert found.grace_ms == 4_000
+    assert [key for key, _ in found.problems] == ["user.ic.grace"]

@@ -699,3 +699,168 @@ def test_whatever_happens_in_whatever_order_it_comes_to_rest(
         if one.state.power == "stopped":
             assert one.state.probing == 0
         assert json.dumps(msgspec.to_builtins(one.state))
+
+
+# --- what ended before its first watch --------------------------------------------------------------------
+
+EVER = {
+    # policy, exit code, forced -> what follows
+    ("always", 3, False): "start",
+    ("always", 0, False): "start",
+    ("always", 137, True): "left",
+    ("always", 143, False): "left",
+    ("always", None, False): "start",
+    ("unless-stopped", 3, False): "start",
+    ("unless-stopped", 0, False): "start",
+    ("unless-stopped", 137, False): "start",
+    ("unless-stopped", 137, True): "left",
+    ("unless-stopped", 143, False): "left",
+    ("unless-stopped", None, False): "left",
+    ("on-failure", 3, False): "start",
+    ("on-failure", 0, False): "left",
+    ("on-failure", 137, True): "left",
+    ("on-failure", 143, False): "left",
+    ("on-failure", None, False): "left",
+    ("no", 3, False): "left",
+}
+
+
+def first_ever(policy_word: spec.Policy, **changes: object) -> One:
+    """ic started it five seconds ago, it has ended, and no daemon was there before."""
+    asked = spec.Spec(name="web", restart=policy_word, want_running=True)
+    one = One(msgspec.structs.replace(asked, **changes))
+    one.give(worker.Seen(power="stopped", run="one", age_ms=5_000, fresh=True))
+    return one
+
+
+@pytest.mark.parametrize(("row", "expected"), EVER.items())
+def test_what_ended_before_its_first_watch_is_an_exit_unless_somebody_stopped_it(
+    row: tuple[spec.Policy, int | None, bool], expected: str
+) -> None:
+    word, code, forced = row
+    one = first_ever(word)
+    assert any(isinstance(c, worker.ReadCode) for c in one.did) == (word != "no")
+    one.give(worker.Exited(code=code, forced=forced))
+    one.run_to(one.now + 60_000)
+    assert one.deeds() == (["start"] if expected == "start" else [])
+    if word != "no" and expected == "left":
+        assert one.told() == (["exit"] if code == 0 else ["stopped"])
+
+
+def test_it_counts_as_an_exit_for_on_failure() -> None:
+    one = first_ever("on-failure", restart_limit=1)
+    one.give(worker.Exited(code=3))
+    one.run_to(one.now + 200)
+    one.give(worker.Acted(act="start", outcome="done"))
+    one.give(worker.Started(by="me"))
+    one.now += 1_000
+    one.give(worker.Ended())
+    one.give(worker.Exited(code=3))
+    one.run_to(one.now + 60_000)
+    assert one.deeds() == ["start"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "seen"),
+    [
+        ({"want_running": False}, {}),  # made by hand: nobody says that it should run
+        ({"want_running": False, "want_stopped": True}, {}),
+        ({}, {"age_ms": worker.YOUNG_MS + 1}),
+        ({}, {"claim": spec.Claim(run="zero")}),  # a daemon was there before
+    ],
+)
+def test_what_may_have_been_watched_or_is_not_ics_is_left_as_before(
+    changes: dict[str, object], seen: dict[str, object]
+) -> None:
+    asked = spec.Spec(name="web", restart="unless-stopped", want_running=True)
+    one = One(msgspec.structs.replace(asked, **changes))
+    event = worker.Seen(power="stopped", run="one", age_ms=5_000, fresh=True)
+    one.give(msgspec.structs.replace(event, **seen))
+    assert not any(isinstance(c, worker.ReadCode) for c in one.did)
+    one.run_to(one.now + 60_000)
+    assert one.deeds() == []
+
+
+def test_whoever_stops_it_while_its_code_is_read_is_heard() -> None:
+    one = first_ever("always")
+    one.give(worker.Ended(by="other"))  # subscribed first, listed then: the event was under way
+    one.give(worker.Exited(code=3))
+    one.run_to(one.now + 60_000)
+    assert one.deeds() == []
+    one = first_ever("always")
+    one.respec(want_running=False, want_stopped=True)
+    one.give(worker.Exited(code=3))
+    one.run_to(one.now + 60_000)
+    assert one.deeds() == []
+
+
+def test_a_code_that_does_not_come_is_asked_for_again() -> None:
+    one = first_ever("on-failure")
+    one.run_to(one.now + worker.CODE_PATIENCE_MS + 1)
+    assert sum(isinstance(c, worker.ReadCode) for c in one.did) == 2
+
+
+def test_that_it_was_watched_is_written_once_also_without_a_check() -> None:
+    one = One(spec.Spec(name="web", restart="always", want_running=True)).running(age_ms=500)
+    one.run_to(one.now + 1_400)
+    assert one.did == []
+    one.run_to(one.now + 200)
+    assert one.did == [worker.Write(status="")]
+    one.give(worker.Wrote(done=True, claim=spec.Claim(run="one")))
+    one.run_to(one.now + 60_000)
+    one.give(worker.Ended())
+    one.run_to(one.now + 200)
+    one.give(worker.Started(by="me"))
+    one.give(worker.Seen(power="running", run="two"))
+    one.run_to(one.now + 60_000)
+    assert sum(isinstance(c, worker.Write) for c in one.did) == 1
+
+
+# --- what is not to be told, and signals from inside ---------------------------------------------------------
+
+
+def test_a_look_in_vain_is_repeated_later_and_later_and_the_next_begins_anew() -> None:
+    one = One(spec.Spec(name="web", restart="always")).running()
+    one.give(worker.Unread())
+    looks: list[int] = []
+    for _ in range(8):
+        at = worker.wake(one.state, one.asked)
+        assert at is not None
+        looks.append(at - one.now)
+        assert one.run_to(at) == [worker.Look()]
+        one.give(worker.Unread())
+    assert looks == [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]
+    one.give(worker.Seen(power="running", run="one"))
+    one.give(worker.Unread())
+    assert worker.wake(one.state, one.asked) == one.now + 1_000
+
+
+def test_what_ends_on_a_signal_from_inside_is_our_doing_and_no_exit() -> None:
+    asked = msgspec.structs.replace(
+        ASKED, retries=1, signal="SIGTERM", restart="on-failure", interval_ms=1_000
+    )
+    one = One(asked).running()
+    one.probe(1)
+    one.run_to(one.now + 20_000)
+    assert one.deeds() == ["restart"]
+    one.did.clear()
+    one.give(worker.Ended())  # the server sees an exit
+    assert one.did == []
+    one.give(worker.Started(by="me"))
+    one.give(worker.Acted(act="restart", outcome="done", claim=spec.Claim(restarts=1)))
+    assert one.state.exits == policy.Exits()
+    assert one.told() == []
+    one.run_to(one.now + 500)
+    assert one.deeds() == []
+
+
+def test_an_exit_soon_after_such_a_restart_is_an_exit() -> None:
+    asked = msgspec.structs.replace(ASKED, retries=1, signal="SIGTERM", restart="always")
+    one = One(asked).running()
+    one.probe(1)
+    one.run_to(one.now + 40_000)
+    one.give(worker.Ended())
+    one.give(worker.Started(by="me"))
+    one.give(worker.Acted(act="restart", outcome="done", claim=spec.Claim(restarts=1)))
+    one.now += 1_000
+    assert worker.ReadCode() in one.give(worker.Ended())

@@ -85,7 +85,10 @@ class Begun:
 
 
 class Server:
-    """The server. `delay` seconds pass before each answer; `states` are the requests that change power."""
+    """The server. `states` are the requests that change power.
+
+    `delay` seconds pass before anything is done; everything that it says arrives `behind` seconds later.
+    """
 
     def __init__(self, project: str = "p") -> None:
         self.project = project
@@ -95,6 +98,7 @@ class Server:
         self.operations: dict[str, Operation] = {}
         self.listeners: list[queue.SimpleQueue[bytes]] = []
         self.delay = 0.0
+        self.behind = 0.0
         self.late: dict[str, float] = {}  # seconds by the first word of a command
         self.requests: dict[str, int] = {}
         self.states: list[tuple[str, str]] = []
@@ -173,7 +177,9 @@ class Server:
         if "upgrade" in headers:
             return self._upgraded(one, headers, parts, query)
         body: Body = json.loads(content) if content else {}
-        one.sendall(self._answer(method, parts, query, headers, body))
+        said = self._answer(method, parts, query, headers, body)
+        time.sleep(self.behind)
+        one.sendall(said)
         return True
 
     def _answer(
@@ -377,7 +383,9 @@ class Server:
         if not name:
             one.sendall(refuse(403, "not authorized"))
             return False
-        one.sendall(agreed + (PING if name != "0" else b""))
+        agreed += PING if name != "0" else b""
+        if not self.behind:
+            one.sendall(agreed)
         with self.lock:
             made.streams[name] = one
             complete = {"0", "1", "2"} <= made.streams.keys()
@@ -385,6 +393,9 @@ class Server:
             begun = Begun(made.instance, time.monotonic())
             self.begun.append(begun)
             threading.Thread(target=self._process, args=(made, begun), daemon=True).start()
+        if self.behind:
+            time.sleep(self.behind)
+            one.sendall(agreed)
         with contextlib.suppress(OSError):
             while one.recv(4096):
                 pass
@@ -399,6 +410,7 @@ class Server:
             return
         code = 0 if word == "true" else 1 if word == "false" else 127
         err = "Command not found" if code == 127 else ""
+        time.sleep(self.behind)
         with contextlib.suppress(OSError):
             if word == "false":
                 made.streams["1"].sendall(b"\x82\x04bad\n")

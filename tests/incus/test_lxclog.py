@@ -37,3 +37,10 @@ def test_the_last_end_counts_when_a_hook_ended_badly_before() -> None:
         START + LINE + b"Child <2> ended on error (1)\n" + LINE + b"Child <3> ended on error (5)\n"
     )
     assert lxclog.exit_code(log) == 5
+
+
+def test_a_stop_by_force_is_told_from_an_exit() -> None:
+    killed = START + LINE + b"Child <145> ended on signal Killed(9)\n"
+    stop = b"lxc p_web 20261123122613.311 INFO     commands - ../src/lxc/commands.c:lxc_cmd_stop:1127 - "
+    assert not lxclog.forced(killed)
+    assert lxclog.forced(killed + stop + b'Container "p_web" has stopped\n')
