@@ -39,7 +39,8 @@ def add_healthd(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--healthd-binary",
         metavar="PATH",
-        help="the ic.pyz that is put into it (default: the one that runs)",
+        help="the program that is put into it: another ic.pyz, or an executable, which is started as"
+        " `PATH healthd` (default: the ic.pyz that runs)",
     )
     group.add_argument(
         "--healthd-token",
@@ -68,29 +69,67 @@ def with_healthd(
         from ic.engine import sidecar
 
         sidecar.read_token(arguments.healthd_token)
-    source, build = buildinfo.archive(), buildinfo.build_id()
+    source, build, runs_itself = buildinfo.archive(), buildinfo.build_id(), False
     if arguments.healthd_binary is not None:
-        source, build = arguments.healthd_binary, _digest(arguments.healthd_binary)
+        source = arguments.healthd_binary
+        build, runs_itself = _program(source)
     return msgspec.structs.replace(
         options,
         healthd=not arguments.no_healthd,
         healthd_image=arguments.healthd_image or env.get("IC_HEALTHD_IMAGE", ""),
         healthd_source=source,
         healthd_build=build if source else "",
+        healthd_runs_itself=runs_itself,
         healthd_token=arguments.healthd_token or "",
     )
 
 
-def _digest(path: str) -> str:
-    """The first 20 hex digits of a file's SHA-256. Raises UsageError when it cannot be read."""
+def _program(path: str) -> tuple[str, bool]:
+    """A program's build, the first 20 hex digits of its SHA-256; and whether it runs without an interpreter.
+
+    By its content: a Python zipapp is Python's, ELF and any other `#!` run by themselves. Raises UsageError
+    for what is neither.
+    """
     import hashlib
+    import os
 
     from ic import errors
 
+    about = f"the health daemon's program {path}"
     try:
+        if not os.path.isfile(path) and os.path.exists(path):  # a pipe would never end
+            raise errors.UsageError(f"cannot use {about}: it is no regular file")
         with open(path, "rb") as file:
-            return hashlib.sha256(file.read()).hexdigest()[:20]
+            content = file.read()
     except OSError as error:
+        raise errors.UsageError(f"cannot read {about}: {error.strerror}") from error
+    found = _runs_itself(content)
+    if found is None:
         raise errors.UsageError(
-            f"cannot read the health daemon's program {path}: {error.strerror}"
-        ) from error
+            f"cannot use {about}: it is {'no program' if content else 'empty'}",
+            hint="an ic.pyz, or an executable: ELF, or a script that begins with `#!`",
+        )
+    return hashlib.sha256(content).hexdigest()[:20], found
+
+
+def _runs_itself(content: bytes) -> bool | None:
+    """Whether a program runs by itself (True) or by Python, as a zipapp does; None when it is no program."""
+    first = content.partition(b"\n")[0]
+    script = first.startswith(b"#!") and bool(first[2:].strip())
+    if content.startswith(b"\x7fELF") or (script and b"python" not in first):
+        return True
+    if _is_zipapp(content):
+        return False
+    return True if script else None
+
+
+def _is_zipapp(content: bytes) -> bool:
+    """Whether Python can run it: a zip file with a `__main__.py` in it."""
+    import io
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return "__main__.py" in archive.namelist()
+    except zipfile.BadZipFile:
+        return False

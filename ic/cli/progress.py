@@ -134,6 +134,8 @@ class _Board:
 def _doing(change: changes.Change, step: kind.Step) -> str:
     if step.id.endswith("#healthy"):
         return f"waiting for {names.name_of(step.address)} to be healthy"
+    if step.id.endswith("#watching"):
+        return "waiting until it watches"
     if step.event == "cert.enrol":
         return "giving it an identity"
     if step.lane == "volume":

@@ -851,6 +851,7 @@ _DEEDS: dict[type[kind.Deed], Callable[[Tools, Any], dict[str, str] | None]] = {
     kind.MakeDirectory: _make_directory,
     kind.Place: _place,
     kind.Enrol: sidecar.enrol,
+    kind.AwaitWatching: sidecar.await_watching,
     kind.Revoke: _revoke,
 }
 """How a deed is carried out; `Call` needs what earlier steps brought besides, a `Note` sends nothing."""

@@ -247,11 +247,10 @@ class _Waiting:
         if now - self.asked < TICK_SECONDS:
             return
         self.asked = now
-        state = sidecars.read_state(self.client, daemon.state_path, daemon.state_query)
-        if state is not None and state.state == "watching":
+        why = sidecars.why_not(self.client, daemon.state_path, daemon.state_query)
+        if not why:
             self.trouble = None
             return
-        why = sidecars.trouble(state)
         since = self.trouble[0] if self.trouble else self.began
         self.trouble = (since, why)
         if now - since >= daemon.patience_ms / 1000:
@@ -293,13 +292,16 @@ class _Waiting:
     def _ended(self, watch: Watch, body: Body) -> None:
         path = incus.path("instances", watch.name)
         code = lxclog.exit_code(self.client.log_file(path, "lxc.log", self.query))
-        if watch.condition == "completed" and code == 0:
+        now = cast("Body", self.client.get(path, self.query))
+        another = now.get("last_used_at") != body.get("last_used_at")  # the log is of that run
+        if watch.condition == "completed" and code == 0 and not another:
             self._done(watch.name)
             return
         config = cast("dict[str, str]", body.get("config") or {})
         ends = self.ends.setdefault(watch.name, set())
         ends.add(str(body.get("last_used_at", "")))
-        if len(ends) <= watch.ends and comes_back(spec.read(watch.name, config).restart, code):
+        borne = len(ends) <= watch.ends
+        if another or (borne and comes_back(spec.read(watch.name, config).restart, code)):
             self.reasons[watch.name] = "has ended, and is started again"
             return
         how = "has ended" if code is None else f"ended with exit code {code}"

@@ -34,10 +34,18 @@ Body = dict[str, Any]
 FIRST_LOOK, LONGEST_LOOK = 0.05, 0.4  # seconds between looks at the state file
 TOKEN_LIMIT = 64 * 1024  # bytes of a token's file
 LAST_WORDS_SECONDS = 2.0
+LOG_LINES = 10  # of a daemon's log, in an error
+_UNMENDED = ("waiting-for-token", "token-refused", "untrusted", "pin-mismatch", "bad-identity")
 NEVER_EXPIRES = "0001-01-01T00:00:00Z"
 REMEDY = (
     "the sidecar's image needs Python 3.10 or newer: `--healthd-image python:3-alpine`, "
     "or `x-ic: {healthd: {image: ...}}` in the compose file; `--no-healthd` goes without it"
+)
+
+
+OWN_REMEDY = (
+    "the program of `--healthd-binary` is started as it is: it has to be one for the server's machine, "
+    "and what it stands on (libraries, the interpreter after `#!`) has to be in the sidecar's image"
 )
 
 
@@ -67,7 +75,7 @@ def place(tools: deeds.Tools, deed: kind.Place) -> None:
     except OSError as error:
         raise errors.PlanError(
             f"cannot put {deed.source} into {_noun(deed.path)}: {error.strerror}",
-            hint="`--healthd-binary PATH` names another ic.pyz",
+            hint="`--healthd-binary PATH` names another program",
         ) from error
     wanted = [*deed.directories, os.path.dirname(deed.file)]
     for directory in dict.fromkeys(above for one in wanted for above in _chain(one)):
@@ -303,18 +311,113 @@ class _Refused(errors.OperationFailed):
     code = "E_HEALTHD"
 
 
-class _Enrolment:
+class _Setup:
+    """A started sidecar that is to come to work: whether it lives, and what it says."""
+
+    def __init__(self, tools: deeds.Tools, deed: kind.Enrol | kind.AwaitWatching) -> None:
+        self.tools = tools
+        self.client = tools.client
+        self.path, self.query = deed.path, deed.query
+        self.volume, self.volume_query = deed.state_path, deed.state_query
+        self.end = tools.clock() + deed.patience_ms / 1000
+        self.since = 0  # when this life of it began, in ms since 1970
+        self.started = self.alive()
+
+    def alive(self) -> str:
+        """When the sidecar was started. Raises OperationFailed when it is not running any more."""
+        from ic.engine import recover
+
+        found = cast("Body", self.client.get(self.path, self.query))
+        self.since = self.since or recover.wall_ms(str(found.get("last_used_at", ""))) or 0
+        if found.get("status") != "Running":
+            raise self.ended()
+        return str(found.get("last_used_at", ""))
+
+    def ended(self) -> errors.OperationFailed:
+        """The error for a process that has ended, with its last words."""
+        return errors.OperationFailed(
+            f"cannot set up the health daemon: its process {_end(self.client, self.path, self.query)}",
+            details=self._last_words(),
+            hint=REMEDY,
+            code="E_HEALTHD",
+        )
+
+    def _last_words(self) -> tuple[str, ...]:
+        """What the ended process wrote. While the server puts an instance away it has no console to show.
+
+        A console's bytes go to its first reader, so what it has logged is told from its own file as well.
+        """
+        until = self.tools.clock() + LAST_WORDS_SECONDS
+        while True:
+            said = self.client.last_output(self.path, self.query)
+            if said or self.tools.clock() > until:
+                logged = logged_since(self.client, self.volume, self.volume_query, self.since)
+                return (*(one for one in logged if one not in said), *said)
+            self.tools.sleep(0.1)
+
+    def state(self) -> sidecar.State | None:
+        """What it says of itself."""
+        return read_state(self.client, self.volume, self.volume_query)
+
+    def turn(self, pause: float, state: sidecar.State | None) -> float:
+        """Between two looks: raise when the waiting is over, else sleep; the next pause."""
+        if self.tools.interrupted():
+            raise errors.Interrupted("cannot set up the health daemon: interrupted")
+        if self.alive() != self.started:
+            raise self.ended()
+        if self.tools.clock() + pause > self.end:
+            raise self.failure(state)
+        self.tools.sleep(pause)
+        return min(pause * 1.5, LONGEST_LOOK)
+
+    def failure(
+        self,
+        state: sidecar.State | None,
+        of: type[errors.OperationFailed] = errors.OperationFailed,
+        *done: str,
+    ) -> errors.OperationFailed:
+        """The error for a daemon that lives and does not watch."""
+        return of(
+            f"cannot set up the health daemon: {trouble(state)}",
+            details=(
+                *done,
+                *logged_since(self.client, self.volume, self.volume_query, self.since),
+            ),
+            hint="`ic healthd logs` shows what it says; the next `up` or `apply` tries again",
+            code="E_HEALTHD",
+        )
+
+
+def await_watching(tools: deeds.Tools, deed: kind.AwaitWatching) -> None:
+    """Wait until a started daemon that has its identity watches.
+
+    Raises OperationFailed (E_HEALTHD) with its own reason when its process ends, when it comes to a state
+    that only another run mends, or when it does not get there in time; Interrupted.
+    """
+    setup = _Setup(tools, deed)
+    pause = FIRST_LOOK
+    while True:
+        state = setup.state()
+        if state is not None and state.since < setup.since:
+            state = None  # of an earlier life
+        if state is not None and state.state == "watching":
+            return
+        if state is not None and state.state in _UNMENDED:
+            raise setup.failure(state)
+        pause = setup.turn(pause, state)
+
+
+class _Enrolment(_Setup):
     """One sidecar that is being given an identity."""
 
     def __init__(self, tools: deeds.Tools, deed: kind.Enrol) -> None:
-        self.tools = tools
-        self.client = tools.client
+        super().__init__(tools, deed)
         self.deed = deed
-        self.started = self._alive()
 
     def run(self, token: Callable[[], _Token]) -> dict[str, str]:
         """Hand one token over and wait for its use. Raises _Refused when another one may help."""
-        before = self._state()
+        before = self.state()
+        self.end = self.tools.clock() + self.deed.patience_ms / 1000
         given = token()
         try:
             self._hand_over(given.text)
@@ -322,38 +425,6 @@ class _Enrolment:
         except BaseException:
             self._take_back(given)
             raise
-
-    def _alive(self) -> str:
-        """When the sidecar was started. Raises OperationFailed when it is not running any more."""
-        found = cast("Body", self.client.get(self.deed.path, self.deed.query))
-        if found.get("status") != "Running":
-            raise self._ended()
-        return str(found.get("last_used_at", ""))
-
-    def _ended(self) -> errors.OperationFailed:
-        from ic.incus import lxclog
-
-        path, query = self.deed.path, self.deed.query
-        code = lxclog.exit_code(self.client.log_file(path, "lxc.log", query))
-        how = "ended" if code is None else f"ended with exit code {code}"
-        return errors.OperationFailed(
-            f"cannot set up the health daemon: its process {how}",
-            details=self._last_words(),
-            hint=REMEDY,
-            code="E_HEALTHD",
-        )
-
-    def _last_words(self) -> tuple[str, ...]:
-        """What the ended process wrote. While the server puts an instance away it has no console to show."""
-        until = self.tools.clock() + LAST_WORDS_SECONDS
-        while True:
-            said = self.client.last_output(self.deed.path, self.deed.query)
-            if said or self.tools.clock() > until:
-                return said
-            self.tools.sleep(0.1)
-
-    def _state(self) -> sidecar.State | None:
-        return read_state(self.client, self.deed.state_path, self.deed.state_query)
 
     # --- the token's way ---
 
@@ -368,7 +439,7 @@ class _Enrolment:
             self.client.file_push(path, sidecar.TOKEN_DIRECTORY, query, stat=directory)
             self.client.file_push(path, sidecar.TOKEN_FILE, query, stat=file, content=token)
         except errors.NotFound as error:
-            self._alive()  # its memory is gone with its process
+            self.alive()  # its memory is gone with its process
             raise errors.OperationFailed(
                 f"cannot hand the health daemon its token: no {sidecar.TOKEN_DIRECTORY} in its image",
                 hint=REMEDY,
@@ -395,23 +466,23 @@ class _Enrolment:
 
     def _watching(self, before: sidecar.State | None) -> dict[str, str]:
         """Wait until the daemon watches with a certificate that the server knows as the token's."""
-        tools = self.tools
-        end = tools.clock() + self.deed.patience_ms / 1000
         pause = FIRST_LOOK
         while True:
-            state = self._state()
+            state = self.state()
             if state is not None and state.state == "watching" and self._is_trusted(state):
                 return {"certificate": state.certificate}
-            if tools.interrupted():
-                raise errors.Interrupted("cannot set up the health daemon: interrupted")
-            if self._alive() != self.started:
-                raise self._ended()
             if state is not None and state != before and state.state == "token-refused":
-                raise self._failure(state, _Refused)
-            if tools.clock() + pause > end:
-                raise self._failure(state)
-            tools.sleep(pause)
-            pause = min(pause * 1.5, LONGEST_LOOK)
+                raise self.failure(state, _Refused)
+            pause = self.turn(pause, state)
+
+    def failure(
+        self,
+        state: sidecar.State | None,
+        of: type[errors.OperationFailed] = errors.OperationFailed,
+        *done: str,
+    ) -> errors.OperationFailed:
+        """The same; whatever becomes of it, nobody can use the token any more."""
+        return super().failure(state, of, "the token was cancelled", *done)
 
     def _is_trusted(self, state: sidecar.State) -> bool:
         """Whether the server knows the daemon's certificate, restricted as it has to be.
@@ -436,24 +507,13 @@ class _Enrolment:
             code="E_TOKEN_RIGHTS",
         )
 
-    def _failure(
-        self,
-        state: sidecar.State | None,
-        of: type[errors.OperationFailed] = errors.OperationFailed,
-    ) -> errors.OperationFailed:
-        return of(
-            f"cannot set up the health daemon: {trouble(state)}",
-            details=("the token was cancelled",),
-            hint="`ic healthd logs` shows what it says; the next `up` or `apply` tries again",
-            code="E_HEALTHD",
-        )
-
 
 def with_remedy(error: errors.IcError, address: str) -> errors.IcError:
     """An entrypoint that cannot be run: of the sidecar it is the interpreter that is missing. Pure."""
     if address != sidecar.ADDRESS or error.code != "E_ENTRYPOINT":
         return error
-    return type(error)(error.summary, details=error.details, hint=REMEDY, code=error.code)
+    hint = OWN_REMEDY if f" {sidecar.EXECUTABLE} " in error.summary else REMEDY
+    return type(error)(error.summary, details=error.details, hint=hint, code=error.code)
 
 
 # --- where it is ----------------------------------------------------------------------------------
@@ -509,6 +569,59 @@ def read_state(client: incus.Client, volume: str, query: Mapping[str, str]) -> s
         return sidecar.decode(client.file_get(volume, sidecar.STATE_FILE, query)[1])
     except errors.NotFound:
         return None
+
+
+def why_not(client: incus.Client, volume: str, query: Mapping[str, str]) -> str:
+    """Why the daemon of a volume does not watch now, in its own words; empty when it does.
+
+    What it said before its last start is of an earlier life, and says nothing.
+    """
+    from ic.engine import recover
+
+    path = incus.path("instances", sidecar.INSTANCE)
+    try:
+        body = cast("Body", client.get(path, query))
+    except errors.NotFound:
+        return "its sidecar is gone"
+    if body.get("status") != "Running":
+        return f"its process {_end(client, path, query)}"
+    state = read_state(client, volume, query)
+    since = recover.wall_ms(str(body.get("last_used_at", ""))) or 0
+    if state is not None and state.since < since:
+        state = None
+    return "" if state is not None and state.state == "watching" else trouble(state)
+
+
+def _end(client: incus.Client, path: str, query: Mapping[str, str]) -> str:
+    """`ended with exit code 3`, of an instance that does not run."""
+    from ic.incus import lxclog
+
+    code = lxclog.exit_code(client.log_file(path, "lxc.log", query))
+    return "ended" if code is None else f"ended with exit code {code}"
+
+
+def logged_since(
+    client: incus.Client, volume: str, query: Mapping[str, str], since: int
+) -> tuple[str, ...]:
+    """The last lines of the daemon's log that were written since a time (ms since 1970); none without one."""
+    try:
+        raw = client.file_get(volume, sidecar.LOG_FILE, query)[1]
+    except errors.IncusError:
+        return ()
+    lines = raw.decode(errors="replace").splitlines()
+    return tuple(line for line in lines[-LOG_LINES:] if _written(line) >= since)
+
+
+def _written(line: str) -> int:
+    """When a line of the log was written, in ms since 1970; 0 for what is none. Pure."""
+    from ic.engine import recover
+
+    try:
+        found: object = msgspec.json.decode(line)
+    except (msgspec.MsgspecError, RecursionError):
+        return 0
+    text = cast("dict[str, object]", found).get("time") if isinstance(found, dict) else None
+    return recover.wall_ms(str(text)) or 0
 
 
 def trouble(state: sidecar.State | None) -> str:

@@ -34,8 +34,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     stack's digest key, `pull` the `--pull` option.
 
     `healthd` false leaves the health daemon out and removes one that is there. `healthd_source` is the file
-    that is pushed into it, `healthd_build` that file's digest, `healthd_image` what it runs in (empty:
-    `x-ic`, else the usual one), `healthd_token` a file with a token that an administrator made.
+    that is pushed into it, `healthd_build` that file's digest, `healthd_runs_itself` whether it needs no
+    Python, `healthd_image` what it runs in (empty: `x-ic`, else the usual one), `healthd_token` a file with a
+    token that an administrator made.
     """
 
     mode: Mode = "apply"
@@ -49,6 +50,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     healthd_image: str = ""
     healthd_source: str = ""
     healthd_build: str = ""
+    healthd_runs_itself: bool = False
     healthd_token: str = ""
 
     @property

@@ -63,6 +63,7 @@ class Draft:
         self.guard: kind.Resource | None = (
             None  # the health daemon's volume, where it tells its state
         )
+        self.guard_home = ""  # the project that it lives in
         self.held = {
             address: claims.of(one.fields)
             for address, one in sorted(live.items())
@@ -471,7 +472,7 @@ class Draft:
                 choice.resource.name,
                 project=self.project,
                 state_path=volume.url(guard.pool, guard.name) if guard else "",
-                state_query={"project": self.project} if guard else {},
+                state_query={"project": self.guard_home} if guard else {},
                 needs=tuple(one for one in before if one in self.steps),
             )
             return self._added(step, added)

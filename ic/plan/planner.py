@@ -581,7 +581,7 @@ class _Work:
     def _lay_guard(self) -> None:
         given = self.wanted.sidecar
         if given is not None and self.guard is not None:
-            self.draft.guard = given.volume
+            self.draft.guard, self.draft.guard_home = given.volume, given.home
             watch.lay(self.draft, given, self.guard, self.observed, self.book)
         elif not self.wanted.sidecar_stays:
             self._remove_guard(self.wanted.sidecar_goes)

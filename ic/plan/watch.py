@@ -46,6 +46,7 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
     home: str
     projects: tuple[str, ...]
     source: str = ""
+    runs_itself: bool = False
     https_address: str = ""
 
 
@@ -84,9 +85,10 @@ def wanted(
     there is none.
     """
     live = observed.live.get(sidecar.ADDRESS)
-    build = options.healthd_build
+    build, runs_itself = options.healthd_build, options.healthd_runs_itself
     if not options.healthd_source:
         build = live.fields.get(("config", sidecar.BUILD), "") if live is not None else ""
+        runs_itself = live is not None and sidecar.runs_itself(live)
     if not build:
         raise errors.PlanError(
             "cannot set up the health daemon: this ic is no single file that could be put into it",
@@ -102,7 +104,7 @@ def wanted(
     resource = kind.Resource(
         address=sidecar.ADDRESS,
         name=sidecar.INSTANCE,
-        fields=_fields(stack_project, found, build)
+        fields=_fields(stack_project, found, build, runs_itself=runs_itself)
         | sidecar.devices(root=root, volume_pool=volume_pool, connect=connect),
         power="running",
         grace_ms=_GIVE_UP_MS,
@@ -116,14 +118,14 @@ def wanted(
         home=home or stack_project,
         projects=(stack_project,),
         source=options.healthd_source,
+        runs_itself=runs_itself,
         https_address=sidecar.LOOPBACK if address == "" else "",
     )
 
 
-def _fields(watched: str, found: image.ImageFacts, build: str) -> kind.Fields:
+def _fields(watched: str, found: image.ImageFacts, build: str, *, runs_itself: bool) -> kind.Fields:
     """The config: one more service by the same rules, with a command and an environment of ic's own."""
     config = found.config
-    python = sidecar.interpreter(config.entrypoint or config.cmd or ())
     ctx = section.Context(
         service=sidecar.INSTANCE,
         replica=1,
@@ -131,7 +133,7 @@ def _fields(watched: str, found: image.ImageFacts, build: str) -> kind.Fields:
         image_mark=f"{found.reference}@{found.digest}",
     )
     program = process.Process(
-        entrypoint=(python, sidecar.ZIPAPP, "healthd"),
+        entrypoint=sidecar.command(config.entrypoint or config.cmd or (), runs_itself=runs_itself),
         environment={sidecar.PROJECT_VARIABLE: watched, "HOME": "/root", **sidecar.ENVIRONMENT},
         user="0:0",
         working_dir="/",
@@ -144,6 +146,7 @@ def _fields(watched: str, found: image.ImageFacts, build: str) -> kind.Fields:
     fields = section.merged((process.contribute(program, ctx), lifecycle.contribute(life, ctx)))
     return fields | {
         ("config", "boot.autostart"): "true",
+        ("config", "security.guestapi"): "false",  # nothing in it asks Incus's guest API
         ("config", "boot.autorestart"): "true",
         ("config", names.IMAGE): ctx.image_mark,
         ("config", names.HEALTH_DAEMON): "true",
@@ -356,6 +359,10 @@ def lay(
                 needs=(*((last,) if last else ()), *listens),
             )
         )
+    elif row.start:
+        steps.append(
+            sidecar.await_watching(home=given.home, pool=given.volume.pool, needs=(steps[-1].id,))
+        )
     draft.put(sidecar.ADDRESS, row.action, row.cause, steps, fields)
     if row.makes and given.home in given.projects and observed.facts.home_marked:
         _leave_home(draft, sidecar.home(given.projects[0]), row.cause)
@@ -466,7 +473,14 @@ def _starting(given: Sidecar, needs: tuple[str, ...], *, filled: bool) -> list[k
     """The start; of one that never was started, with its program before it."""
     steps: list[kind.Step] = []
     if not filled:
-        steps.append(sidecar.place(project=given.home, source=given.source, needs=needs))
+        steps.append(
+            sidecar.place(
+                project=given.home,
+                source=given.source,
+                runs_itself=given.runs_itself,
+                needs=needs,
+            )
+        )
         needs = (steps[-1].id,)
     start = instance.start(
         sidecar.ADDRESS, sidecar.INSTANCE, project=given.home, needs=needs, after=()

@@ -237,6 +237,19 @@ class Enrol(msgspec.Struct, frozen=True, kw_only=True, tag="enrol"):
     patience_ms: int = 30_000
 
 
+class AwaitWatching(msgspec.Struct, frozen=True, kw_only=True, tag="await-watching"):
+    """Wait until a started health daemon that has its identity watches. Changes nothing.
+
+    Its end, a state that it cannot leave by itself, and `patience_ms` are failures, with its own reason.
+    """
+
+    path: str
+    query: dict[str, str] = {}
+    state_path: str
+    state_query: dict[str, str] = {}
+    patience_ms: int = 30_000
+
+
 class Revoke(msgspec.Struct, frozen=True, kw_only=True, tag="revoke"):
     """Take a health daemon's rights away: certificates and pending tokens of this name and projects."""
 
@@ -272,6 +285,7 @@ Deed = (
     | ResolveUser
     | AwaitExit
     | AwaitHealthy
+    | AwaitWatching
     | MakeDirectory
     | Place
     | Enrol

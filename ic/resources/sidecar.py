@@ -22,9 +22,13 @@ IMAGE = "docker.io/library/python:3-alpine"
 """The image when none is given: any with Python >= 3.10 will do."""
 
 ZIPAPP = "/ic.pyz"
+EXECUTABLE = "/ic-healthd"
+"""A program that is no zipapp (`--healthd-binary`): it is started as it is."""
 IDENTITY = "/run/secrets/ic-healthd"
 """Where the identity volume is mounted: key.pem, client.pem, server.pin, state.json; 0700."""
 STATE_FILE = "/state.json"  # in the volume
+LOG_FILE = "/daemon.log"  # in the volume, with LOG_BEFORE the one before it
+LOG_BEFORE = ".1"
 SOCKET = "/dev/shm/ic-api.sock"  # noqa: S108 - inside the sidecar, which has one user
 """The proxy device's listener: bytes to the server's HTTPS address, TLS inside."""
 TOKEN_DIRECTORY = "/dev/shm/ic-token"  # noqa: S105, S108
@@ -122,6 +126,17 @@ def reachable(https_address: str) -> str:
     return f"[{host}]:{port or _PORT}" if ":" in host else f"{host}:{port or _PORT}"
 
 
+def command(words: tuple[str, ...], *, runs_itself: bool) -> tuple[str, ...]:
+    """What the sidecar runs; `words` are its image's own command line."""
+    program = (EXECUTABLE,) if runs_itself else (interpreter(words), ZIPAPP)
+    return (*program, "healthd")
+
+
+def runs_itself(live: kind.Live) -> bool:
+    """Whether the program of a sidecar that is there needs no Python."""
+    return live.fields.get(("config", "oci.entrypoint"), "").startswith(EXECUTABLE)
+
+
 def interpreter(words: tuple[str, ...]) -> str:
     """The Python of an image whose command line begins with one, else the one in its PATH."""
     first = words[0] if words else ""
@@ -192,7 +207,7 @@ def create_volume(desired: kind.Resource, *, project: str, needs: tuple[str, ...
     )
 
 
-def place(*, project: str, source: str, needs: tuple[str, ...]) -> kind.Step:
+def place(*, project: str, source: str, runs_itself: bool, needs: tuple[str, ...]) -> kind.Step:
     """The program, and the directory that its volume is mounted on: not empty, `/run` stays what it is."""
     return kind.Step(
         id=f"{ADDRESS}#place",
@@ -202,8 +217,9 @@ def place(*, project: str, source: str, needs: tuple[str, ...]) -> kind.Step:
             path=instance.url(INSTANCE),
             query={"project": project},
             directories=(IDENTITY,),
-            file=ZIPAPP,
+            file=EXECUTABLE if runs_itself else ZIPAPP,
             source=source,
+            mode="0755" if runs_itself else "0644",
         ),
         needs=needs,
         lane="create",
@@ -231,6 +247,23 @@ def enrol(*, home: str, projects: tuple[str, ...], pool: str, needs: tuple[str, 
         needs=needs,
         lane="trust",
         record=kind.Record(name=INSTANCE),
+    )
+
+
+def await_watching(*, home: str, pool: str, needs: tuple[str, ...]) -> kind.Step:
+    """Wait until a started daemon that has its identity watches; nothing is journaled."""
+    return kind.Step(
+        id=f"{ADDRESS}#watching",
+        address=ADDRESS,
+        event="",
+        deed=kind.AwaitWatching(
+            path=instance.url(INSTANCE),
+            query={"project": home},
+            state_path=volume.url(pool, VOLUME),
+            state_query={"project": home},
+        ),
+        needs=needs,
+        lane="trust",
     )
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
+import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -50,12 +53,67 @@ def test_the_image_of_the_health_daemon_comes_from_the_option_before_the_environ
 
 def test_another_program_for_the_health_daemon_is_known_by_its_digest(tmp_path: Path) -> None:
     program = tmp_path / "other.pyz"
-    program.write_bytes(b"one")
+    program.write_bytes(zipapp())
     found = with_healthd("--healthd-binary", str(program))
     assert found.healthd_source == str(program)
-    assert found.healthd_build == hashlib.sha256(b"one").hexdigest()[:20]
-    with pytest.raises(errors.UsageError, match="No such file"):
-        with_healthd("--healthd-binary", str(tmp_path / "missing"))
+    assert found.healthd_build == hashlib.sha256(zipapp()).hexdigest()[:20]
+
+
+def zipapp(name: str = "__main__.py") -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(name), "print()")
+    return made.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "runs_itself"),
+    [
+        (zipapp(), False),
+        (b"#!/usr/bin/env python3\n" + zipapp(), False),
+        (b"\x7fELF\x02\x01\x01", True),
+        (b"\x7fELF\x02\x01\x01" + zipapp(), True),
+        (b"#!/bin/sh\nexec sleep 1000\n", True),
+        (b'#!/bin/sh\nexec python3 "$0" "$@"\n' + zipapp(), True),
+        (b"#!/usr/bin/env python3\nprint()\n", True),
+    ],
+)
+def test_a_program_is_pythons_or_runs_by_itself_as_its_content_says(
+    tmp_path: Path, content: bytes, runs_itself: bool
+) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(content)
+    found = with_healthd("--healthd-binary", str(program))
+    assert found.healthd_runs_itself is runs_itself
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"one", "it is no program"),
+        (b"#!\n", "it is no program"),
+        (b"print('hello')\n", "it is no program"),
+        (zipapp("other.py"), "it is no program"),
+        (zipapp()[:-10], "it is no program"),
+    ],
+)
+def test_what_is_no_program_is_refused_at_once(tmp_path: Path, content: bytes, reason: str) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(content)
+    with pytest.raises(errors.UsageError, match=f"{program}: {reason}"):
+        with_healthd("--healthd-binary", str(program))
+
+
+def test_a_program_has_to_be_a_file_that_can_be_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, reason in (
+        ("missing", "No such file"),
+        ("", "no regular file"),
+        ("pipe", "no regular file"),
+    ):
+        with pytest.raises(errors.UsageError, match=reason):
+            with_healthd("--healthd-binary", str(tmp_path / name))
 
 
 def test_a_token_that_others_may_read_is_refused_before_anything_is_done(tmp_path: Path) -> None:

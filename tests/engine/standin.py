@@ -2,7 +2,8 @@
 
 Runs inside a sidecar as `python3 /ic.pyz healthd`, with the standard library alone. MANNER is replaced by
 `source`: `good`, `deaf` (never looks for a token), `refused`, `ended` (exit 3 at once), `late` (ends after a
-second). CERTIFICATE is a PEM file with key and certificate, made by who runs the test.
+second), or the states that one with an identity comes to: `watching`, `unreachable`,
+`untrusted`, `dies` (exit 5). CERTIFICATE is a PEM file with key and certificate, made by who runs the test.
 """
 
 import base64
@@ -35,6 +36,13 @@ def tell(word: str, **more: object) -> None:
     os.replace(HOME + "/new", HOME + "/state.json")
 
 
+def log(word: str) -> None:
+    when = time.time()
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when)) + f".{int(when % 1 * 1000):03d}Z"
+    with open(HOME + "/daemon.log", "a", encoding="utf-8") as file:
+        file.write(json.dumps({"time": text, "event": word}) + "\n")
+
+
 def registered(token: bytes) -> int:
     """The status of the server's answer to the exchange."""
     with open("/dev/shm/pem", "w", encoding="utf-8") as file:
@@ -59,6 +67,15 @@ def main() -> None:
     sys.stdout.flush()
     if MANNER == "ended":
         sys.exit(3)
+    log(f"begun-{MANNER}")
+    if MANNER in ("watching", "unreachable", "untrusted", "dies"):
+        tell("starting")
+        time.sleep(0.5)
+        if MANNER == "dies":
+            sys.exit(5)
+        tell(MANNER, detail="so it is")
+        while True:
+            time.sleep(60)
     tell("waiting-for-token", detail="no token lies there")
     if MANNER == "late":
         time.sleep(1)

@@ -189,7 +189,8 @@ class Stage:
 
     def state(self, word: sidecar.Word, detail: str = "") -> None:
         """What the daemon says of itself."""
-        told = sidecar.encode(sidecar.State(state=word, since=1, detail=detail))
+        now = int(time.time() * 1000)
+        told = sidecar.encode(sidecar.State(state=word, since=now, detail=detail))
         mode = incus.FileStat(type="file", mode=0o600, uid=0, gid=0)
         self.client.file_push(VOLUME, sidecar.STATE_FILE, self.query, stat=mode, content=told)
 
@@ -204,6 +205,7 @@ def stage(lab: labs.Lab) -> Iterator[Stage]:
         f"/1.0/storage-pools/default/volumes/custom?project={name}",
         {"name": "state", "type": "custom", "config": {"security.shifted": "true"}},
     )
+    made.run(sidecar.INSTANCE)
     made.state("watching")
     yield made
     made.client.close()

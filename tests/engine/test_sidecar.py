@@ -130,6 +130,31 @@ class Stage:
         )
         return self.perform(deed, **tools)
 
+    def watching(self, patience_ms: int = 20_000, **tools: Any) -> None:
+        deed = kind.AwaitWatching(
+            path=INSTANCE,
+            query=self.query,
+            state_path=f"{VOLUMES}/ic-healthd",
+            state_query=self.query,
+            patience_ms=patience_ms,
+        )
+        self.perform(deed, **tools)
+
+    def say(self, word: sidecar.Word, since: int) -> None:
+        """What a daemon of earlier said of itself."""
+        told = sidecar.encode(sidecar.State(state=word, since=since))
+        file = incus.FileStat(type="file", mode=0o600, uid=0, gid=0)
+        volume = f"{VOLUMES}/ic-healthd"
+        self.client.file_push(volume, sidecar.STATE_FILE, self.query, stat=file, content=told)
+
+    def log(self, text: str) -> None:
+        """What a daemon of earlier has logged."""
+        file = incus.FileStat(type="file", mode=0o600, uid=0, gid=0)
+        volume = f"{VOLUMES}/ic-healthd"
+        self.client.file_push(
+            volume, sidecar.LOG_FILE, self.query, stat=file, content=text.encode()
+        )
+
     def revoke(self) -> None:
         self.perform(kind.Revoke(name=self.identity, projects=(self.name,)))
 
@@ -252,8 +277,74 @@ def test_a_daemon_that_ends_is_told_with_its_output_and_the_remedy(
         stage.enrol()
     assert f"its process ended with exit code {code}" in caught.value.summary
     assert f"stand-in: {manner}" in caught.value.details
+    logged = [one for one in caught.value.details if '"event": "begun-late"' in one]
+    assert len(logged) == (manner == "late")
     assert "--healthd-image python:3-alpine" in caught.value.hint
     assert stage.pending() == []
+
+
+def test_what_another_reader_took_from_the_console_is_told_from_the_log(stage: Stage) -> None:
+    stage.make("late")
+    stage.log('{"time": "2020-01-01T00:00:00.000Z", "event": "long-ago"}\nno JSON\n[]\n')
+    stage.start()
+    end = time.monotonic() + 10
+    while not stage.client.last_output(INSTANCE, stage.query):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    with pytest.raises(errors.OperationFailed) as caught:
+        stage.enrol()
+    assert sum('"event": "begun-late"' in one for one in caught.value.details) == 1
+    assert not [one for one in caught.value.details if "long-ago" in one or "no JSON" in one]
+
+
+# --- one that has its identity --------------------------------------------------------------------
+
+
+def test_a_daemon_with_an_identity_is_waited_for_until_it_watches(stage: Stage) -> None:
+    stage.make("watching")
+    stage.say("watching", 1)  # of an earlier life: says nothing of this one
+    began = time.time()
+    stage.start()
+    stage.watching()
+    volume = f"{VOLUMES}/ic-healthd"
+    state = acting.read_state(stage.client, volume, stage.query)
+    assert state is not None
+    assert state.since >= began * 1000
+    assert acting.why_not(stage.client, volume, stage.query) == ""
+    stage.say("watching", 1)
+    assert acting.why_not(stage.client, volume, stage.query) == "it has said nothing"
+
+
+@pytest.mark.parametrize(
+    ("manner", "seconds", "reason"),
+    [
+        ("dies", 8, "its process ended with exit code 5"),
+        ("deaf", 8, "waiting-for-token: no token lies there"),
+        ("untrusted", 8, "untrusted: so it is"),
+        ("unreachable", 12, "unreachable: so it is"),
+    ],
+)
+def test_one_that_does_not_come_to_watch_is_told_with_its_reason_and_its_log(
+    stage: Stage, manner: str, seconds: float, reason: str
+) -> None:
+    stage.make(manner)
+    stage.start()
+    began = time.monotonic()
+    with pytest.raises(errors.OperationFailed) as caught:
+        stage.watching(patience_ms=3000)
+    assert time.monotonic() - began < seconds
+    assert caught.value.code == "E_HEALTHD"
+    assert reason in caught.value.summary
+    assert any(f"begun-{manner}" in one for one in caught.value.details)
+    volume = f"{VOLUMES}/ic-healthd"
+    assert reason in acting.why_not(stage.client, volume, stage.query)
+
+
+def test_the_waiting_for_it_ends_when_a_person_wants_that(stage: Stage) -> None:
+    stage.make("unreachable")
+    stage.start()
+    with pytest.raises(errors.Interrupted):
+        stage.watching(interrupted=lambda: True)
 
 
 def test_an_image_without_an_interpreter_is_told_with_the_remedy(stage: Stage) -> None:

@@ -67,6 +67,28 @@ def test_the_sidecar_has_no_card_no_port_and_runs_the_daemon_as_process_1() -> N
     assert not any("unix.socket" in value for value in fields.values())
 
 
+def test_a_program_that_runs_by_itself_needs_no_python_and_is_kept_by_a_checkout() -> None:
+    own: dict[str, Any] = {"healthd_build": "b2", "healthd_runs_itself": True}
+    here = settled()
+    found = sidecar_of(here, **own)
+    assert found is not None
+    recipe = found.instance.fields["config", "raw.lxc"].split("\n")
+    assert "lxc.init.cmd=/ic-healthd healthd" in recipe
+    stack = world.load(WATCHED, "/srv/shop")
+    options = world.options(**own)
+    plan = world.plan(stack, here, options)
+    [change] = [one for one in plan.changes if one.address == sidecar.ADDRESS]
+    assert (change.action, change.cause) == ("replace", "another ic.pyz")
+    there = world.apply(here, plan)
+    assert not world.plan(stack, there, world.options(healthd_source="", healthd_build="")).changes
+
+
+def test_nothing_in_the_sidecar_asks_the_guest_api() -> None:
+    found = sidecar_of(settled())
+    assert found is not None
+    assert found.instance.fields["config", "security.guestapi"] == "false"
+
+
 def test_a_server_out_of_sight_is_reached_as_it_was_set_up() -> None:
     here = settled(WATCHED)
     hidden = msgspec.structs.replace(here.facts, https_address=None, may_administer=False)
@@ -174,6 +196,35 @@ def test_nothing_but_what_waits_for_health_waits_for_the_sidecar() -> None:
     assert isinstance(deed, kind.AwaitHealthy)
     assert deed.state_path == "/1.0/storage-pools/default/volumes/custom/ic-healthd"
     assert deed.state_query == {"project": "shop"}
+
+
+def test_a_confined_stack_waits_for_the_word_of_the_daemon_beside_it() -> None:
+    text = """\
+name: shop
+x-ic: {isolation: strict}
+services:
+  db: {image: 'nginx:1', healthcheck: {test: [CMD, 'true']}}
+  web: {image: 'nginx:1', depends_on: {db: {condition: service_healthy}}}
+"""
+    stack = world.load(text, "/srv/shop")
+    plan = world.plan(stack, world.with_images(world.World(), stack), world.options())
+    [deed] = [one.deed for one in plan.steps if isinstance(one.deed, kind.AwaitHealthy)]
+    assert deed.query == {"project": "shop"}
+    assert deed.state_query == {"project": "shop-healthd"}
+
+
+def test_a_started_daemon_that_has_its_identity_is_waited_for_by_nobody_else() -> None:
+    here = settled()
+    found = world.plan(
+        world.load(WATCHED, "/srv/shop"), here, world.options(healthd_build="b2")
+    ).steps
+    [(awaited, deed)] = [
+        (one, one.deed) for one in found if isinstance(one.deed, kind.AwaitWatching)
+    ]
+    assert awaited.needs == (f"{sidecar.ADDRESS}#start",)
+    assert deed.state_query == deed.query == {"project": "shop"}
+    assert not [one for one in found if awaited.id in (*one.needs, *one.after)]
+    assert not [one for one in found if isinstance(one.deed, kind.Enrol)]
 
 
 def test_every_cut_of_the_set_up_is_finished_by_the_next_plan() -> None:

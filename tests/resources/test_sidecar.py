@@ -62,6 +62,19 @@ def test_the_interpreter_is_the_images_own_or_in_its_path(
     assert sidecar.interpreter(words) == python
 
 
+def test_a_program_that_runs_by_itself_is_laid_down_and_started_as_it_is() -> None:
+    assert sidecar.command(("python3",), runs_itself=False) == ("python3", "/ic.pyz", "healthd")
+    assert sidecar.command(("python3",), runs_itself=True) == ("/ic-healthd", "healthd")
+    places = [
+        sidecar.place(project="shop", source="/x", runs_itself=own, needs=()).deed
+        for own in (False, True)
+    ]
+    assert [(one.file, one.mode) for one in places if isinstance(one, kind.Place)] == [
+        ("/ic.pyz", "0644"),
+        ("/ic-healthd", "0755"),
+    ]
+
+
 def test_a_certificates_name_ends_with_the_lineage_once_there_is_one() -> None:
     step = sidecar.enrol(home="shop", projects=("shop",), pool="p", needs=())
     for deed in (step.deed, sidecar.revoke(projects=("shop",)).deed):

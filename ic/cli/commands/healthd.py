@@ -32,8 +32,6 @@ DESCRIPTION = (
 )
 VERBS = ("status", "logs", "restart", "check")
 RESTART_SECONDS = 10
-LOG_FILE = "/daemon.log"  # in the identity volume
-LOG_BEFORE = ".1"
 LOG_LIMIT = 64 * 1024
 _UNLOGGED = ("healthy", "starting")  # as many as there are services, at every start
 
@@ -158,7 +156,7 @@ class _Log:
 
     def __init__(self, session: sessions.Session, directory: str = "") -> None:
         self._out = session.out
-        self._path = directory + LOG_FILE if directory else ""
+        self._path = directory + sidecar.LOG_FILE if directory else ""
         self._lock = threading.Lock()
 
     def say(self, word: str, fields: Mapping[str, Any]) -> None:
@@ -186,7 +184,7 @@ def _append(path: str, line: bytes) -> None:
     finally:
         os.close(descriptor)
     if size > LOG_LIMIT:
-        os.replace(path, path + LOG_BEFORE)
+        os.replace(path, path + sidecar.LOG_BEFORE)
 
 
 def _live(
@@ -378,7 +376,7 @@ def _logs(session: sessions.Session, arguments: argparse.Namespace) -> int:
     """What the daemon has written lately, from its volume."""
     client, found = _found(session)
     raw = b""
-    for name in (LOG_FILE + LOG_BEFORE, LOG_FILE):
+    for name in (sidecar.LOG_FILE + sidecar.LOG_BEFORE, sidecar.LOG_FILE):
         with contextlib.suppress(errors.NotFound):
             raw += client.file_get(found.volume, name, found.query)[1]
     lines = [line for line in raw.decode(errors="replace").splitlines() if line.strip()]
