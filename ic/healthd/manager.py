@@ -15,7 +15,6 @@ from __future__ import annotations
 import calendar
 import contextlib
 import heapq
-import os
 import queue
 import random
 import threading
@@ -43,7 +42,7 @@ PROBES = (
 )
 RESTARTS = 4  # health restarts wait for a grace period each, in a lane of their own
 CALLS = 2
-STARTS_MOST = 8
+STARTS = 16  # of a crowd that ends together: with 4 at once the tenth waits a second, and none runs sooner
 LIST_MS = 300_000
 RELIST_MS = 1_000  # after one in vain
 HOLD_LOOK_MS = 5_000
@@ -327,7 +326,6 @@ class Manager:
         clock: Callable[[], int] = _boottime_ms,
         wall: Callable[[], float] = time.time,
         chance: random.Random | None = None,
-        cores: int | None = None,
         weather: storm.Storm | None = None,
     ) -> None:
         self._api = api
@@ -343,9 +341,8 @@ class Manager:
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._waiting_events = 0
         self._overflow = False
-        starts = min(STARTS_MOST, max(2, 2 * (cores or os.cpu_count() or 1)))
         self._probe_lane = _Lane("probe", PROBES, self._inbox.put)
-        self._start_lane = _Lane("start", starts, self._inbox.put)
+        self._start_lane = _Lane("start", STARTS, self._inbox.put)
         self._restart_lane = _Lane("restart", RESTARTS, self._inbox.put)
         self._call_lane = _Lane("call", CALLS, self._inbox.put)
         self._storm = weather or storm.Storm()

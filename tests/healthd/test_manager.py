@@ -557,11 +557,46 @@ def test_200_that_exit_together_run_again_in_time():
     server = standin.Server(start=0.03)
     for number in range(200):
         server.add(f"web-{number}", restart="always")
-    with watching(server, cores=2):
+    with watching(server):
         for number in range(200):
             server.exit(f"web-{number}")
         took = until(lambda: all(web.status == "Running" for web in server.instances.values()), 60)
         assert took < 12
+
+
+def test_ten_that_exit_together_are_asked_for_at_once_and_a_crowd_sixteen_at_a_time():
+    server = standin.Server(start=0.3)
+    for number in range(40):
+        server.add(f"web-{number}", restart="always")
+    client = standin.Client(server)
+    asked: list[float] = []
+    under_way: set[int] = set()
+    most = 0
+
+    def before(call: str) -> None:
+        nonlocal most
+        if call == "start":
+            asked.append(time.monotonic())
+            under_way.add(threading.get_ident())
+            most = max(most, len(under_way))
+
+    def after(call: str) -> None:
+        if call == "start":
+            under_way.discard(threading.get_ident())
+
+    client.before, client.after = before, after
+    with watching(server, client=client):
+        began = time.monotonic()
+        for number in range(10):
+            server.exit(f"web-{number}")
+        until(lambda: len(asked) == 10)
+        assert asked[-1] - began - 0.1 < 0.2  # docker's first pause
+        until(lambda: all(web.status == "Running" for web in server.instances.values()))
+        for number in range(10, 40):
+            server.exit(f"web-{number}")
+        until(lambda: len(asked) == 40)
+        until(lambda: all(web.status == "Running" for web in server.instances.values()))
+        assert most == manager.STARTS
 
 
 def test_a_crowd_that_fails_together_is_reported_and_not_restarted():
