@@ -67,14 +67,14 @@ class Watched:
         program = f"import json, os, socket; print(json.dumps({code}))"
         return json.loads(self.case.run(DAEMON, "python3", "-c", program))
 
-    def sound(self) -> None:
+    def sound(self, *options: str) -> None:
         """All that has to be true of a stack that is watched."""
         [one] = self.certificates()
         assert (one["restricted"], one["projects"]) == (True, [self.case.name])
         assert self.pending() == []
         state = self.state()
         assert (state["state"], state["certificate"]) == ("watching", one["fingerprint"])
-        assert self.case.plan() == {}
+        assert self.case.plan(*options) == {}
 
 
 @pytest.fixture
@@ -97,6 +97,8 @@ def test_it_is_set_up_without_being_asked_for(watched: Watched) -> None:
     case.ic("up", "-d")
     watched.sound()
     watched.healthy()
+    assert case.instance(DAEMON)["config"]["security.guestapi"] == "false"
+    assert not watched.inside("os.path.exists('/dev/incus/sock')")
     devices = case.instance(DAEMON)["devices"]
     assert [one for one in devices.values() if one["type"] == "nic"] == []
     [api] = [one for one in devices.values() if one["type"] == "proxy"]
@@ -309,6 +311,82 @@ def test_another_program_is_another_sidecar_that_watches_again(watched: Watched)
     assert watched.pending() == []
     assert case.plan(*other) == {}
     watched.healthy()
+
+
+def test_an_executable_is_a_program_as_well(watched: Watched) -> None:
+    """A shell script that is a daemon: it starts the zipapp that it carries behind its last line."""
+    case = watched.case
+    case.compose(STACK)
+    pyz = case.lab.path(scenario.IC[-1]).read_bytes()
+    program = b'#!/bin/sh\nexec python3 "$0" "$@"\n' + pyz
+    (case.directory / "wrapped").write_bytes(program)
+    own = ("--healthd-binary", f"{case.inside}/wrapped")
+    case.ic("up", "-d", *own)
+    watched.sound(*own)
+    watched.healthy()
+    started = case.run(DAEMON, "sh", "-c", "tr '\\0' ' ' </proc/1/cmdline")
+    assert started.split() == ["python3", "/ic-healthd", "healthd"]
+    assert case.run(DAEMON, "stat", "-c", "%a", "/ic-healthd").strip() == "755"
+    change = case.plan()[ADDRESS]
+    assert (change["action"], change["cause"]) == ("replace", "another ic.pyz")
+
+
+@pytest.mark.parametrize("what", ["", "empty", "text"])
+def test_what_is_no_program_is_refused_before_anything_is_changed(
+    watched: Watched, what: str
+) -> None:
+    case = watched.case
+    case.compose(STACK)
+    (case.directory / "empty").touch()
+    (case.directory / "text").write_text("hello\n")
+    done = case.ic("up", "-d", "--healthd-binary", f"{case.inside}/{what}", code=1)
+    assert "cannot use the health daemon's program" in done.err
+    assert not case.exists()
+
+
+def test_a_program_that_cannot_be_run_in_its_image_is_told(watched: Watched) -> None:
+    case = watched.case
+    case.compose(STACK)
+    case.write("program", "#!/no/such/shell\n")
+    done = case.ic("up", "-d", "--healthd-binary", f"{case.inside}/program", code=1)
+    assert "its entrypoint /ic-healthd cannot be run" in done.err
+    assert "the interpreter after `#!`" in done.err
+    assert (watched.pending(), watched.certificates()) == ([], [])
+
+
+BROKEN = {
+    "ends": ("sleep 1; echo it cannot go on >&2; exit 6", "ended with exit code 6"),
+    "says nothing": ("sleep 1000", "it has said nothing"),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_new_one_that_does_not_come_to_watch_is_reported_and_waited_for_by_none(
+    watched: Watched, how: str
+) -> None:
+    case = watched.case
+    case.compose(STACK)
+    case.ic("up", "--wait")
+    text, reason = BROKEN[how]
+    case.write("broken", f"#!/bin/sh\n{text}\n")
+    own = ("--healthd-binary", f"{case.inside}/broken")
+    both = {"services": {**STACK["services"], "other": scenario.idle()}}
+    case.compose(both)
+    began = time.monotonic()
+    done = case.ic("up", "-d", *own, code=1)
+    assert time.monotonic() - began < 60
+    assert "cannot set up the health daemon" in done.err
+    assert reason in done.err
+    assert case.states()["other"] == "Running"
+    needs = {"web": {"condition": "service_healthy"}}
+    both["services"]["late"] = scenario.idle(depends_on=needs, healthcheck=CHECK)
+    both["services"]["web"] = checked(labels={"another": "start"}, environment={"A": "1"})
+    case.compose(both)
+    done = case.ic("up", "--wait", *own, code=1)
+    assert "the health daemon does not watch" in done.err
+    case.ic("up", "--wait")
+    watched.sound()
 
 
 def test_an_image_without_python_is_an_error_that_names_the_remedy(watched: Watched) -> None:
