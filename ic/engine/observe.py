@@ -294,7 +294,18 @@ def _instance(body: Body) -> kind.Live:
         half_made=not started and power == "Stopped" and "volatile.apply_template" not in config,
         created=str(body.get("created_at", "")),
         started=used if started else "",
+        promised=_promised(config, used),
     )
+
+
+def _promised(config: Mapping[str, str], run: str) -> bool:
+    """Whether a health daemon has written that it starts the instance again after this very run."""
+    if names.HEALTH not in config:
+        return False
+    from ic.healthd import spec
+
+    claim = spec.claim(config)
+    return claim.do in ("start", "restart") and claim.run == run
 
 
 def _network(body: Body) -> kind.Live:
@@ -691,6 +702,7 @@ def _resolver(env: Mapping[str, str], server: Body) -> Callable[[str], image.Ima
             resolved=found.resolved,
             digest=found.digest,
             config=image.parse_config(found.config),
+            fingerprint=found.fingerprint,
         )
 
     return resolve

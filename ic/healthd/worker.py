@@ -42,6 +42,7 @@ QUIET_START_MS = 2_000
 QUIET_STOP_MS = 3_000
 YOUNG_MS = 600_000  # what ended before its first watch: only in a run that began so shortly ago
 AWAY_START_MS = 3_000  # the server itself starts what ran before; ours comes after that
+PROMISED_MS = 1_000  # a start that is so far away is promised: plans leave it alone then
 RETRY_MS = 1_000
 RETRY_MOST_MS = 30_000
 CODE_PATIENCE_MS = 10_000  # an exit code that was asked for and did not come is asked for again
@@ -756,7 +757,9 @@ def _target(state: State, asked: spec.Spec) -> Written:
     do: Literal["", "start", "stop"] = ""
     if state.stopped_by == "verdict":
         do = "stop"
-    elif state.start_at is not None and asked.restart != "always":
+    elif state.start_at is not None and (
+        asked.restart != "always" or state.start_at - state.ended >= PROMISED_MS
+    ):
         do = "start"
     return Written(status=status, run=state.run, do=do)
 

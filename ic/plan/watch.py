@@ -29,7 +29,6 @@ MOVED_BACK = "its services are restricted no more"
 OTHERWISE = "it is set up otherwise now"
 _CAUSES = {difference.CHANGED: OTHERWISE, difference.REMOVED: OTHERWISE}  # no file names it
 SPOILT = "its identity cannot be used"
-_RESTARTING = ("always", "unless-stopped")
 _GIVE_UP_MS = 10_000
 
 
@@ -300,11 +299,15 @@ def trouble(observed: facts.Observed) -> str:
 def _check_rights(
     given: Sidecar, row: Row, observed: facts.Observed, book: difference.Book, *, token: bool
 ) -> None:
-    """A restricted client may make no token and let no server listen: said before the first change."""
+    """A restricted client may pull no image, make no token and let no server listen.
+
+    Said before the first change, with all that somebody who may has to do.
+    """
     asks = row.enrol and not token
-    if observed.facts.may_administer or not (asks or given.https_address):
+    pulls = row.makes and given.found.fingerprint not in observed.facts.fingerprints
+    if observed.facts.may_administer or not (asks or pulls or given.https_address):
         return
-    commands: list[str] = []
+    commands = [image.command(given.found)] if pulls else []
     if given.https_address:
         commands.append(f"incus config set core.https_address={given.https_address}")
     if asks:
@@ -316,8 +319,12 @@ def _check_rights(
     raise errors.Refused(
         "cannot set up the health daemon: this client's certificate is restricted",
         details=("an administrator of the server runs:", *(f"  {one}" for one in commands)),
-        hint="then give the token's file (mode 0600) with --healthd-token FILE; "
-        "or go without the daemon: --no-healthd",
+        hint=(
+            "then give the token's file (mode 0600) with --healthd-token FILE"
+            if asks
+            else "then run this again"
+        )
+        + "; or go without the daemon: --no-healthd",
     )
 
 
@@ -584,8 +591,8 @@ def remove(
 def keeps_alive(live: kind.Live, observed: facts.Observed) -> bool:
     """Whether an ended instance is the running daemon's to start again: planning leaves it alone.
 
-    Only where it is plain that its process ended by itself and the policy knows no limit; what somebody has
-    stopped, or may have stopped, is started by `apply` and `up`.
+    Only where the daemon has said so. What somebody has stopped, what it has given up and what ended while it
+    was away is started by `apply` and `up`; so is what it starts within a second, whoever comes first.
     """
     state, guard = observed.facts.sidecar_state, observed.live.get(sidecar.ADDRESS)
     return (
@@ -593,8 +600,7 @@ def keeps_alive(live: kind.Live, observed: facts.Observed) -> bool:
         and guard.power == "Running"
         and state is not None
         and state.state == "watching"
-        and live.fields.get(("config", names.RESTART)) in _RESTARTING
+        and live.promised
         and live.exit_code is not None
-        and 0 < live.exit_code < 126
         and live.stamp.want != "stopped"
     )

@@ -70,6 +70,9 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     half_made: bool = False  # F11: creation was cut off, root half unpacked
     veiled: bool = False  # the server shows its name alone: what is recorded of it stands
     exit_code: int | None = None  # of the last run of a stopped instance, when it is known
+    promised: bool = (
+        False  # the health daemon has said that it starts this one again after that run
+    )
     created: str = ""
     started: str = ""
     pool: str = ""

@@ -408,6 +408,28 @@ def test_power_tells_what_happened(
     assert (live.ever_started, live.half_made, live.exit_code) == (started, half, code)
 
 
+@pytest.mark.parametrize(
+    ("claim", "promised"),
+    [
+        ("", False),
+        ('{"do":"start","run":"R"}', True),
+        ('{"do":"restart","run":"R"}', True),
+        ('{"do":"stop","run":"R"}', False),
+        ('{"run":"R"}', False),
+        ('{"do":"start","run":"2026-11-23T05:00:00Z"}', False),  # of a run before
+        ("{", False),
+    ],
+)
+def test_what_the_health_daemon_has_promised_to_start(
+    look: Looking, claim: str, *, promised: bool
+) -> None:
+    run = "2026-11-23T06:02:00Z"
+    config = look.world.marks("web/1")
+    config[names.HEALTH] = claim.replace("R", run)
+    look.world.instance("web", config, status="Stopped", last_used_at=run)
+    assert look().live["instance:web/1"].promised == promised
+
+
 def test_what_was_made_and_never_started_is_whole(look: Looking) -> None:
     config = look.world.marks("web/1", volatile_apply_template="create")
     # The key's own name has an underscore.

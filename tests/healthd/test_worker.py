@@ -488,6 +488,19 @@ def test_an_exit_is_remembered_before_its_start_where_a_successor_would_not_star
     assert other.run_to(other.now) == []
 
 
+def test_a_start_that_is_seconds_away_is_promised_so_that_plans_leave_it_alone():
+    one = One(spec.Spec(name="web", restart="always")).running()
+    written: list[worker.Command] = []
+    for _ in range(5):  # pauses of 0.1, 0.2, 0.4, 0.8 and 1.6 s
+        assert written == []
+        one.give(worker.Ended())
+        written = [c for c in one.run_to(one.now + 50) if isinstance(c, worker.Write)]
+        one.run_to(one.now + 2_000)
+        one.give(worker.Acted(act="start", outcome="done"))
+        one.give(worker.Started(by="me"))
+    assert written == [worker.Write(status="", do="start", why="exited")]
+
+
 # --- events that come late, twice or never ------------------------------------------------------------------
 
 

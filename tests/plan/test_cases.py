@@ -162,8 +162,16 @@ def _power(
     exit_code: int | None = None,
     *,
     ever_started: bool = True,
+    promised: bool = False,
 ) -> world.World:
-    return _live(here, address, power=power, exit_code=exit_code, ever_started=ever_started)
+    return _live(
+        here,
+        address,
+        power=power,
+        exit_code=exit_code,
+        ever_started=ever_started,
+        promised=promised,
+    )
 
 
 def _stopped_by_ic(here: world.World, address: str) -> world.World:

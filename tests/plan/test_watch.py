@@ -129,12 +129,8 @@ def test_an_image_that_may_not_be_asked_for_is_said() -> None:
     ("live", "state", "left"),
     [
         ({}, "watching", True),
-        ({"restart": "unless-stopped"}, "watching", True),
-        ({"restart": "on-failure:3"}, "watching", False),  # it may have given up
-        ({"restart": "no"}, "watching", False),
-        ({"exit_code": 0}, "watching", False),
-        ({"exit_code": 143}, "watching", False),  # somebody may have stopped it
-        ({"exit_code": 127}, "watching", False),
+        ({"exit_code": 0}, "watching", True),
+        ({"promised": False}, "watching", False),  # somebody stopped it, or the daemon gave it up
         ({"exit_code": None}, "watching", False),
         ({"want": "stopped"}, "watching", False),
         ({}, "untrusted", False),
@@ -146,12 +142,11 @@ def test_what_is_left_to_the_running_daemon(
 ) -> None:
     here = settled()
     web = here.live["instance:web/1"]
-    restart = live.get("restart", "always")
     ended = msgspec.structs.replace(
         web,
         power="Stopped",
         exit_code=live.get("exit_code", 3),
-        fields={**web.fields, ("config", names.RESTART): restart},
+        promised=live.get("promised", True),
         stamp=kind.Stamp(want=live.get("want", "running")),
     )
     facts = msgspec.structs.replace(
