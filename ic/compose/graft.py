@@ -55,6 +55,38 @@ def without(node: tree.Node, key: str) -> tree.Node:
     return tree.Node(left, node.position, node.keys, node.mark)
 
 
+def part(whole: tree.Node, like: tree.Node) -> tree.Node:
+    """What of a tree another one speaks of too: its entries, and of mappings the entries in them."""
+    return _part(whole, like, 2)
+
+
+def _part(whole: tree.Node, like: tree.Node, levels: int) -> tree.Node:
+    data, names = whole.data, like.data
+    if not (levels and isinstance(data, dict) and isinstance(names, dict)):
+        return whole
+    kept = {
+        name: _part(data[name], one, levels - 1) for name, one in names.items() if name in data
+    }
+    return tree.Node(kept, whole.position, whole.keys, whole.mark)
+
+
+def with_part(whole: tree.Node, old: tree.Node, new: tree.Node) -> tree.Node:
+    """A tree with its part `old` made into `new`, which has the same names."""
+    before, after, data = old.data, new.data, whole.data
+    if not (isinstance(before, dict) and isinstance(after, dict) and isinstance(data, dict)):
+        return new
+    if old.data is whole.data:
+        return new
+    changes = {
+        name: with_part(data[name], before[name], one)
+        for name, one in after.items()
+        if one is not before[name]
+    }
+    if not changes:
+        return whole
+    return tree.Node({**data, **changes}, whole.position, whole.keys, whole.mark)
+
+
 def without_path(node: tree.Node, path: Sequence[str]) -> tree.Node:
     """A mapping without what stands at a path of keys below it."""
     if len(path) == 1:

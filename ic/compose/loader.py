@@ -281,9 +281,13 @@ class _Loading:
             one, source, lambda node: self._source(node, scope), self._extended, report
         )
         one = include.apply(one, lambda entry: self._included(entry, scope), report)
-        root = merge.unique(merge.merge(root, one, report))
-        stages.check(root, report)
-        return merge.unique(stages.long(graft.without(root, "version"), report))
+        root = merge.merge(root, one, report)
+        # What this document does not speak of went through all of it with an earlier one.
+        touched = graft.part(root, one)
+        made = merge.unique(touched)
+        stages.check(made, report)
+        made = merge.unique(stages.long(made, report))
+        return graft.without(graft.with_part(root, touched, made), "version")
 
     def _prepared(self, one: tree.Node, scope: Scope) -> tree.Node:
         if not self.options.interpolate:

@@ -49,6 +49,26 @@ def test_marks_have_paths_and_paths_can_be_left_out() -> None:
     assert graft.without_path(node, ("a", "nope", "d")) is node
 
 
+def test_the_part_that_another_tree_speaks_of_is_two_levels_deep_and_can_be_put_back() -> None:
+    whole = stacks.node("{a: {b: {c: 1}, d: {e: 2}}, f: {g: 3}, h: 4}")
+    like = stacks.node("{a: {d: {z: 0}, y: 0}, h: 5, x: 0}")
+    part = graft.part(whole, like)
+    assert tree.plain(part) == {"a": {"d": {"e": 2}}, "h": 4}
+    assert graft.with_part(whole, part, part) is whole
+    new = stacks.node("{a: {d: [6]}, h: 7}")
+    made = graft.with_part(whole, part, new)
+    assert tree.plain(made) == {"a": {"b": {"c": 1}, "d": [6]}, "f": {"g": 3}, "h": 7}
+    assert list(tree.plain(made)) == ["a", "f", "h"]  # pyright: ignore[reportArgumentType]
+    assert made.child("f") is whole.child("f")
+
+
+def test_a_part_that_is_the_whole_is_replaced_by_what_was_made_of_it() -> None:
+    whole = stacks.node("[1, 2]")
+    assert graft.part(whole, stacks.node("{a: 1}")) is whole
+    new = stacks.node("{a: 1}")
+    assert graft.with_part(whole, whole, new) is new
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
