@@ -3,10 +3,10 @@ SHELL := /bin/sh
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help venv lock build lint fmt types house test test-long bench demo lab lab-shell lab-down clean
+.PHONY: help venv lock build lint fmt types house test test-long bench bench-config bench-healthd demo lab lab-shell lab-down clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: ## Make .venv from the locks, installing Debian's python3-venv if it is missing
 	@sh scripts/setup.sh
@@ -38,8 +38,15 @@ test: ## Everything but the long tests: build, lint, types, house, unit, lab and
 test-long: ## Also the long ones: 30 kills, unscaled leases, fresh roots, a musl Python
 	@sh scripts/test.sh --long
 
-bench: build ## Timings: a table, and JSON in bench/results/
+bench: build ## Timings of apply and down: a table, and JSON in bench/results/
 	@$(BIN)/python -m bench
+
+# COMPOSE names a docker compose 2.40.3 to compare with; CPU=1 takes CPU time, where a machine does other things too.
+bench-config: build ## Timings of reading compose files; COMPOSE=BINARY compares with docker compose
+	@$(BIN)/python -m bench.config $(if $(COMPOSE),--compose $(COMPOSE)) $(if $(CPU),--cpu)
+
+bench-healthd: build ## Timings of the health daemon
+	@$(BIN)/python -m bench.healthd
 
 demo: ## Show the main job on this machine's Incus, or in the lab
 	@sh scripts/demo.sh
