@@ -35,14 +35,19 @@ _TAG_PREFIX = "tag:yaml.org,2002:"
 @functools.cache
 def _parser() -> Any:
     """PyYAML's parser without what follows it. It is loaded for texts that `blocks` leaves alone."""
-    from yaml import parser, reader, scanner
+    from yaml import parser, reader, scanner, tokens
 
-    class Events(reader.Reader, scanner.Scanner, parser.Parser):
+    from ic.compose import scanning
+
+    class Events(scanning.Blanks, reader.Reader, scanner.Scanner, parser.Parser):  # pyright: ignore[reportIncompatibleVariableOverride]
         """Reader, scanner and parser in one, as PyYAML's own loaders are."""
 
-        # The escape for a slash belongs to JSON; docker compose's YAML library does not know it.
+        token = tokens.ScalarToken
+        fault = scanner.ScannerError
+        # The escape for a slash belongs to JSON; docker compose's YAML library has one for a quote instead.
         ESCAPE_REPLACEMENTS: ClassVar[dict[str, str]] = {  # pyright: ignore[reportGeneralTypeIssues, reportIncompatibleVariableOverride]
-            key: value for key, value in scanner.Scanner.ESCAPE_REPLACEMENTS.items() if key != "/"
+            **{key: one for key, one in scanner.Scanner.ESCAPE_REPLACEMENTS.items() if key != "/"},
+            "'": "'",
         }
 
         def __init__(self, text: str) -> None:

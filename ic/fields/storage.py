@@ -52,6 +52,7 @@ def _long_volume(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
     except ValueError as problem:
         if not report.lenient:
             report.error(tree.VALUE, f"{where}: {problem}", node.position)
+            report.faulty.add(node.position)
     return node
 
 
