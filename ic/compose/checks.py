@@ -243,6 +243,14 @@ class _Service:
                         at,
                         tree.nearest_hint(name, known),
                     )
+                elif top == "networks" and name.startswith("x-"):
+                    # docker compose takes such a key of a service's networks for an extension of them.
+                    report.error(
+                        tree.REFERENCE,
+                        f"{where} uses the network {name!r}, which is read as an extension here",
+                        at,
+                        "give it a name that does not start with 'x-'",
+                    )
 
     def _names(self, key: str) -> list[tuple[str, errors.Position]]:
         node = self.node.child(key)
