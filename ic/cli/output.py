@@ -8,6 +8,7 @@ A closed stdout or stderr is remembered, never raised: what is being applied goe
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import sys
@@ -172,10 +173,9 @@ class Output:
 
     def diagnostics(self, found: Iterable[errors.Diagnostic]) -> None:
         """Each with its place, the line it stands on, and a caret; warnings are silent with `-q`."""
-        lines_of: dict[str, list[str]] = {}
-        for one in found:
-            if one.severity == "warning" and self.quiet:
-                continue
+        told = [one for one in found if one.severity != "warning" or not self.quiet]
+        lines_of = _lines_of([one.position for one in told if one.position])
+        for one in told:
             colour = "red" if one.severity == "error" else "yellow"
             word = self.tint(one.severity, colour, error=True)
             where = f"{clean(str(one.position))}: " if one.position else ""
@@ -241,18 +241,11 @@ def _padded(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
-def _source(position: errors.Position | None, lines_of: dict[str, list[str]]) -> list[str]:
-    """The line something was written on and a caret below it; nothing where it cannot be read again.
-
-    `lines_of` keeps the lines of the files that were read already.
-    """
-    if position is None or position.line < 1:
+def _source(position: errors.Position | None, lines_of: dict[str, dict[int, str]]) -> list[str]:
+    """The line something was written on and a caret below it; nothing where it cannot be read again."""
+    line = lines_of[position.file].get(position.line) if position else None
+    if position is None or line is None:
         return []
-    if position.file not in lines_of:
-        lines_of[position.file] = _lines(position.file)
-    if position.line > len(lines_of[position.file]):
-        return []
-    line = lines_of[position.file][position.line - 1]
     shown = clean(_without_secret(line.rstrip("\n"))).replace("\t", " ")
     column = position.column - 1
     first = max(column - _EXCERPT // 2, 0) if len(shown) > _EXCERPT else 0
@@ -262,16 +255,25 @@ def _source(position: errors.Position | None, lines_of: dict[str, list[str]]) ->
     return [excerpt, caret] if column <= len(shown) else [excerpt]
 
 
-def _lines(path: str) -> list[str]:
-    """The lines of a file; none where it cannot be read again."""
+def _lines_of(positions: list[errors.Position]) -> dict[str, dict[int, str]]:
+    """By file, the lines that positions name, and no others: a file may have millions."""
+    wanted: dict[str, set[int]] = {}
+    for one in positions:
+        wanted.setdefault(one.file, set()).add(one.line)
+    return {path: _lines(path, numbers) for path, numbers in wanted.items()}
+
+
+def _lines(path: str, numbers: set[int]) -> dict[int, str]:
+    """Some lines of a file; none where it cannot be read again."""
     # A pipe (`-f <(...)`) was read to its end; opening it again would wait for ever.
     if not os.path.isfile(path):
-        return []
+        return {}
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return file.readlines()
+            upto = enumerate(itertools.islice(file, max(numbers)), 1)
+            return {number: line for number, line in upto if number in numbers}
     except OSError:
-        return []
+        return {}
 
 
 def _without_secret(line: str) -> str:

@@ -47,13 +47,22 @@ _PREFIXED = frozenset({"double", "single", "alias"})
 _STYLES = {"plain": "", "double": '"', "single": "'"}
 _ENDED: Event = (END, 0, 0, "", "", None, None)
 # Repeated groups are bounded: the matcher remembers every turn.
-_DEEPEST = 200
-_MOST_EVENTS = 450_000  # of one line; no file may hold a third of it
+_DEEPEST = 128
+_MOST_EVENTS = 300_002  # of one line; no file may hold half as many values
 _LONGEST_KEY = 1000  # of YAML's 1024 characters
 
 
 class Endless(Exception):
     """More values on one line than any file may hold."""
+
+
+class Deep(Exception):
+    """More levels than any file may have."""
+
+    def __init__(self, line: int, column: int) -> None:
+        super().__init__()
+        self.line = line
+        self.column = column
 
 
 class Odd(Exception):
@@ -311,7 +320,7 @@ class _Lines:
                 if may != "comma" or _FLOW_CLOSE.match(line, column):
                     raise Odd
                 may = "item"
-            elif may == "comma" or len(opened) > _DEEPEST:
+            elif may == "comma":
                 raise Odd
             elif kind == "open":
                 where = (at, token.start(kind)) if opened else (at, start)
@@ -335,6 +344,8 @@ class _Lines:
             raise Odd
         if len(self.out) > _MOST_EVENTS:
             raise Endless
+        if len(opened) >= _DEEPEST:
+            raise Deep(*where)
         is_mapping = token["open"] == "{"
         self.out.append((MAPPING if is_mapping else SEQUENCE, *where, "", "", None, anchor))
         opened.append("}" if is_mapping else "]")

@@ -128,7 +128,7 @@ def consistent(root: tree.Node, active: frozenset[str], report: tree.Report) -> 
         assert depends is not None
         report.error(
             "E_CYCLE",
-            f"services wait for each other: {' -> '.join(ring)}",
+            f"services depend on each other in a cycle: {' -> '.join(ring)}",
             depends.key_position(ring[1]),
         )
 
@@ -206,7 +206,7 @@ class _Service:
             tree.REFERENCE,
             f"{what} {name!r}, which {top} does not define",
             at.position,
-            tree.nearest_hint(name, known),
+            lambda: tree.nearest_hint(name, known),
         )
 
     def references(self) -> None:
@@ -241,7 +241,7 @@ class _Service:
                         tree.REFERENCE,
                         f"{where} uses the {word} {name!r}, which {top} does not define",
                         at,
-                        tree.nearest_hint(name, known),
+                        lambda name=name, known=known: tree.nearest_hint(name, known),
                     )
                 elif top == "networks" and name.startswith("x-"):
                     # docker compose takes such a key of a service's networks for an extension of them.
@@ -294,7 +294,7 @@ class _Service:
                 tree.REFERENCE,
                 f"{self.where} depends on the service {name!r}, {reason}",
                 depends.key_position(name),
-                hint or tree.nearest_hint(name, self.services),
+                hint or (lambda name=name: tree.nearest_hint(name, self.services)),
             )
 
     def numbers(self) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import codecs
 import functools
-import itertools
 import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -106,14 +105,19 @@ def parse(content: bytes, file: str, report: tree.Report) -> list[tree.Node]:
             f"the file has {len(content)} bytes, at most {SIZE_LIMIT} are read",
             errors.Position(file, 1, 1),
         )
+    if len(content) > 2 * NODE_LIMIT:
+        from ic.compose import census
+
+        if census.is_beyond(content, NODE_LIMIT):
+            raise _too_many(errors.Position(file, 1, 1))
     text = _decode(content, file)
-    if _holds_too_much(text):
-        raise _too_many(errors.Position(file, 1, 1))
     quick = tree.Report()
     try:
         found = _Builder(file, quick).documents(blocks.read(text))
     except blocks.Endless:
         raise _too_many(errors.Position(file, 1, 1)) from None
+    except blocks.Deep as place:
+        raise _too_deep(errors.Position(file, place.line + 1, place.column + 1)) from None
     except blocks.Odd:
         return _parsed(text, file, report)
     report.diagnostics.extend(quick.diagnostics)
@@ -139,37 +143,16 @@ def _parsed(text: str, file: str, report: tree.Report) -> list[tree.Node]:
         ) from problem
 
 
-# Patterns that few files need are compiled when they do, not at every start.
-_BLOCK_SCALAR = r"(?m)[|>][-+0-9]* *(?:#.*)?$"
-_OPEN_QUOTE = r"(?m)^[^'\"\n]*(?:(?:\"[^\"\n]*\"|'[^'\n]*')[^'\"\n]*)*['\"][^'\"\n]*$"
-_ENTRY = r"(?ma)^ *(?:- *)*(?:[\w.-]+:(?: |$)|- )"
-_FLOW_START = r"(?ma)^ *(?:- +|[\w.-]+: +){1,9}[\[{]"
-_NO_ITEM = r"['\"#:\[{]"
-
-
-def _holds_too_much(text: str) -> bool:
-    """Whether a text has too many values for sure, told without reading it; else the builder counts."""
-    if text.count("\n") > NODE_LIMIT and not re.search(_BLOCK_SCALAR, text):
-        beyond = next(itertools.islice(re.finditer(_ENTRY, text), NODE_LIMIT, None), None)
-        if beyond is not None:
-            end = beyond.end()
-            has_quotes = text.find("'", 0, end) >= 0 or text.find('"', 0, end) >= 0
-            return not has_quotes or not re.compile(_OPEN_QUOTE).search(text, 0, end)
-    if text.count(",") > NODE_LIMIT and not re.search(_BLOCK_SCALAR, text):
-        for start in itertools.islice(re.finditer(_FLOW_START, text), 20):
-            odd = re.compile(_NO_ITEM).search(text, start.end())
-            end = odd.start() if odd else len(text)
-            if text.count(",", start.end(), end) > NODE_LIMIT:
-                return not re.compile(_OPEN_QUOTE).search(text, 0, start.start())
-    return False
-
-
 def _too_many(position: errors.Position) -> errors.ComposeError:
     return _refusal(
         "E_YAML_LIMIT",
         f"more than {NODE_LIMIT} values, counted with every alias spread out",
         position,
     )
+
+
+def _too_deep(position: errors.Position) -> errors.ComposeError:
+    return _refusal("E_YAML_LIMIT", f"nested deeper than {DEPTH_LIMIT} levels", position)
 
 
 def _refusal(code: str, summary: str, position: errors.Position | None) -> errors.ComposeError:
@@ -371,9 +354,10 @@ class _Builder:
             self._key(top, value, text, position)
             return
         node = tree.Node(value, position, mark=mark)
+        count = 1 + len(text) // tree.LONG_TEXT
         if anchor is not None:
-            self.anchors[anchor] = (node, 1, 1)
-        self._place(node, 1, 1)
+            self.anchors[anchor] = (node, count, 1)
+        self._place(node, count, 1)
 
     def _resolved(self, text: str, position: errors.Position) -> tree.Scalar:
         try:
@@ -382,13 +366,15 @@ class _Builder:
             in_extension = any(one.key and one.key.startswith("x-") for one in self.stack)
             if in_extension:
                 return date(text)
-            self.report.error("E_YAML_DATE", str(problem), position)
+            path = _path(self.stack)
+            told = f"{path}: {problem}" if path else str(problem)
+            self.report.error("E_YAML_DATE", told, position)
             return text
 
     def _check_text(self, text: str, position: errors.Position) -> None:
         fault = tree.control_fault(text)
         if fault:
-            path = ".".join(one.key for one in self.stack if one.key is not None)
+            path = _path(self.stack)
             named = f" of {path}" if path else ""
             self.report.error(tree.CONTROL, f"the value{named} holds {fault}", position)
 
@@ -450,7 +436,7 @@ class _Builder:
         node = tree.Node({}, position, {}) if is_mapping else tree.Node([], position)
         node.mark = mark
         if len(self.stack) >= DEPTH_LIMIT:
-            raise _refusal("E_YAML_LIMIT", f"nested deeper than {DEPTH_LIMIT} levels", position)
+            raise _too_deep(position)
         if anchor is not None:
             # An alias to it inside of itself is found by the missing count.
             self.anchors[anchor] = (node, 0, 0)
@@ -505,10 +491,8 @@ class _Builder:
 
     def _place_in_words(self) -> str:
         """Which mapping the innermost open one is: ` of services.web`; empty for the top level."""
-        path = ""
-        for one in self.stack[:-1]:
-            path += f"[{len(one.node.data)}]" if isinstance(one.node.data, list) else f".{one.key}"
-        return f" of {path.removeprefix('.')}" if path else ""
+        path = _path(self.stack[:-1])
+        return f" of {path}" if path else ""
 
     def _merge_key(self, top: _Open, position: errors.Position) -> None:
         if top.merges is not None:
@@ -528,9 +512,7 @@ class _Builder:
         if top.count > NODE_LIMIT or self.total > NODE_LIMIT:
             raise _too_many(node.position)
         if depth + len(self.stack) > DEPTH_LIMIT:
-            raise _refusal(
-                "E_YAML_LIMIT", f"nested deeper than {DEPTH_LIMIT} levels", node.position
-            )
+            raise _too_deep(node.position)
         data = top.node.data
         if isinstance(data, list):
             data.append(node)
@@ -551,6 +533,17 @@ class _Builder:
             if not isinstance(source.data, dict):
                 raise _refusal("E_YAML", "only mappings can be merged with '<<'", source.position)
         top.merges = sources
+
+
+def _path(stack: list[_Open]) -> str:
+    """Where something is that stands in these, one in the other: `services.web.ports[0]`."""
+    path = ""
+    for one in stack:
+        if isinstance(one.node.data, list):
+            path += f"[{len(one.node.data)}]"
+        elif one.key is not None:
+            path += f".{one.key}"
+    return path.removeprefix(".")
 
 
 def _scalar_of(node: tree.Node) -> tuple[object, str]:

@@ -35,7 +35,7 @@ class Fault(Exception):
         self.reason = reason
 
 
-class _Surroundings(Mapping[str, str]):
+class Surroundings(Mapping[str, str]):
     """What variables mean in a file: the surroundings first, then what stands above."""
 
     def __init__(self, outer: Mapping[str, str], inner: Mapping[str, str]) -> None:
@@ -110,9 +110,10 @@ class _File:
         self.text = text
         self.at = 0
         self.line = 1
+        self.size = 0
         self.found: dict[str, str] = {}
         self.outer = outer
-        self.names = _Surroundings(outer, _Surroundings(self.found, above))
+        self.names = Surroundings(outer, Surroundings(self.found, above))
         self.unset = unset
 
     def parse(self) -> dict[str, str]:
@@ -127,6 +128,9 @@ class _File:
             fault = tree.control_fault(value)
             if fault:
                 raise Fault("E_VALUE_CTRL", line, f"the value of {key} holds {fault}")
+            self.size += len(value)
+            if self.size > SIZE_LIMIT:
+                raise Fault("E_LIMIT", line, f"its values grow beyond {SIZE_LIMIT} characters")
             self.found[key] = value
         return self.found
 

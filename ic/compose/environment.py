@@ -113,13 +113,15 @@ class _Files:
             if one.data is None and name in self.env:
                 own[name] = tree.Node(self.env[name], one.position)
         texts = {name: _text(one.data) for name, one in own.items() if one.data is not None}
-        lookup = {**texts, **self.env}
+        lookup = envfile.Surroundings(self.env, texts)
         found: dict[str, tree.Node] = {}
         known = dict(texts)
         node = service.child("env_file")
         for item in node.data if node is not None and isinstance(node.data, list) else []:
             values = self._env_file(item, lookup, known)
-            self.report.make(len(values), f"{self.where}.env_file", item.position)
+            where = f"{self.where}.env_file"
+            self.report.make(len(values), where, item.position)
+            self.report.grow(sum(map(len, values.values())), where, item.position)
             for name, value in values.items():
                 known[name] = value
                 found[name] = tree.Node(value, item.position)

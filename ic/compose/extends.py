@@ -158,12 +158,13 @@ class _Chains:
         if found is not None:
             tree.wrong_type(found, f"services.{named.data}", self.report, "a mapping")
             return None
+        asked = named.data
         known = services.data if services is not None and isinstance(services.data, dict) else {}
         self.report.error(
             tree.REFERENCE,
             f"{where}: {source.shown} has no service {named.data!r}",
             named.position,
-            tree.nearest_hint(named.data, known),
+            lambda: tree.nearest_hint(asked, known),
         )
         return None
 

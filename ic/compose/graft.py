@@ -126,8 +126,13 @@ def _is(one: tree.Node, other: tree.Node) -> bool:
 
 
 def size(node: tree.Node, known: dict[int, int]) -> int:
-    """How many values a tree has, with every alias spread out; `known` keeps those of shared ones."""
+    """How many values a tree has, with every alias spread out; `known` keeps those of shared ones.
+
+    A long text counts as several.
+    """
     data = node.data
+    if isinstance(data, str):
+        return 1 + len(data) // tree.LONG_TEXT
     if not isinstance(data, (dict, list)):
         return 1
     found = known.get(id(node))

@@ -205,6 +205,7 @@ class _Walk:
             self.report.error(fault.code, f"{where}: {fault.reason}", node.position, fault.hint)
             self.report.faulty.add(node.position)
             return tree.Node("", node.position, mark=node.mark)
+        self.report.grow(len(value), where, node.position)
         wrong = tree.control_fault(value)
         if wrong:
             self.report.error(tree.CONTROL, f"{where}: the value holds {wrong}", node.position)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -34,7 +35,7 @@ from ic.compose import (
 from ic.fields import tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
 Options = files.Options
 INCLUDE_DEPTH = 100
@@ -206,7 +207,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
 
     directory: str
     root: str
-    env: dict[str, str]
+    env: Mapping[str, str]
     chain: tuple[str, ...]
 
 
@@ -226,7 +227,8 @@ class _Loading:
         self.sources: dict[tuple[str, int], extends.Source] = {}
         self.included: dict[tuple[object, ...], tree.Node | None] = {}
         self.scopes: list[Scope] = []  # kept, so that an id stays that of one scope
-        self.envs: dict[tuple[object, ...], dict[str, str]] = {}
+        self.envs: dict[tuple[object, ...], Mapping[str, str]] = {}
+        self.sizes: dict[int, int] = {}  # of the documents, which are kept
 
     def documents(self, path: str) -> list[tree.Node]:
         """The documents of a file, each a mapping; others are errors. Raises UsageError."""
@@ -262,6 +264,7 @@ class _Loading:
         for path in paths_:
             inner = msgspec.structs.replace(scope, chain=(*scope.chain, path))
             for one in self.documents(path):
+                self.report.read(graft.size(one, self.sizes), one.position)
                 root = self._laid_on(root, one, path, inner)
         if root is None:
             return tree.Node({}, errors.Position(self.disk.shown(paths_[0]), 1, 1), {})
@@ -359,9 +362,12 @@ class _Loading:
             if path in scope.chain:
                 self._cycle(scope.chain, path, node)
                 return None
-            if self._read(node, path) is None:
-                return None
-            paths_.append(path)
+            if self._read(node, path) is not None:
+                paths_.append(path)
+        if len(paths_) < len(entry.paths):
+            if entry.env_files:
+                self._env_of(entry, scope, scope.directory)  # what is wrong with these is told as well
+            return None
         if len(scope.chain) >= INCLUDE_DEPTH:
             self.report.error(
                 "E_LIMIT",
@@ -388,7 +394,9 @@ class _Loading:
             self.included[key] = graft.without_marks(self.tree_of(tuple(paths_), inner))
         return self.included[key]
 
-    def _env_of(self, entry: include.Entry, scope: Scope, directory: str) -> dict[str, str] | None:
+    def _env_of(
+        self, entry: include.Entry, scope: Scope, directory: str
+    ) -> Mapping[str, str] | None:
         """The variables of an include: those of the including file, and below them its env files."""
         named = [
             os.path.normpath(os.path.join(scope.directory, str(node.data)))
@@ -401,13 +409,15 @@ class _Loading:
             return scope.env
         key = (id(scope.env), *named)
         if key not in self.envs:
+            from ic.compose import envfile
+
             try:
                 below = files.env_files(named, scope.env, self.disk, self.report)
             except errors.UsageError as problem:
                 node = (entry.env_files or entry.paths)[0]
                 self.report.error(problem.code, problem.summary, node.position, problem.hint)
                 return None
-            self.envs[key] = {**below, **scope.env}
+            self.envs[key] = envfile.Surroundings(scope.env, below)
         return self.envs[key]
 
     def _cycle(self, chain: tuple[str, ...], path: str, node: tree.Node) -> None:

@@ -54,6 +54,9 @@ def _long_ports(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
     """Ranges are spread out. In a lenient reading, one that cannot be read leaves all as they are."""
     if not isinstance(node.data, list):
         return node
+    for index, item in enumerate(node.data):
+        if isinstance(item.data, str) and "-" in item.data:
+            report.make(_PORT_VALUES * _steps(item.data), f"{where}[{index}]", item.position)
     listed: list[tree.Node] = []
     for index, item in enumerate(node.data):
         data = item.data
@@ -66,14 +69,24 @@ def _long_ports(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
         if not isinstance(data, (str, int)) or isinstance(data, bool):
             continue
         try:
-            ports = parse_ports(str(data))
-            report.make(5 * (len(ports) - 1), label, item.position)
-            listed += [forms.made(item.position, **one) for one in ports]
+            listed += [forms.made(item.position, **one) for one in parse_ports(str(data))]
         except ValueError as problem:
             if report.lenient:
                 return node
             report.error(tree.VALUE, f"{label}: {problem}", item.position)
     return tree.Node(listed, node.position)
+
+
+# What a port of a range counts as: one range of all ports there are is still taken.
+_PORT_VALUES = 3
+
+
+def _steps(text: str) -> int:
+    """How many ports a short form makes beside the first, by the last range in it."""
+    begin, _, end = text.rpartition(":")[2].partition("/")[0].partition("-")
+    if not (begin.isdecimal() and end.isdecimal() and len(begin) < 6 and len(end) < 6):
+        return 0
+    return max(int(end) - int(begin), 0)
 
 
 def _port_index(node: tree.Node) -> str | None:

@@ -362,12 +362,17 @@ class _Walk:
                 position,
             )
             return
-        hint = tree.nearest_hint(name, sorted(key.keys or ()))
         if key.tolerant:
+            hint = tree.nearest_hint(name, sorted(key.keys or ()))
             told = f"{where} has the key {name!r}, which ic does not know"
             self.report.warn("W_EXTENSION", f"{told}; {hint}" if hint else told, position)
             return
-        self.report.error(tree.UNKNOWN_KEY, f"{where} has the unknown key {name!r}", position, hint)
+        self.report.error(
+            tree.UNKNOWN_KEY,
+            f"{where} has the unknown key {name!r}",
+            position,
+            lambda: tree.nearest_hint(name, sorted(key.keys or ())),
+        )
 
     def _list(self, data: list[tree.Node], key: Key) -> None:
         item = key.item
@@ -401,14 +406,14 @@ class _Walk:
                     tree.VALUE,
                     f"{self.where()} must be one of {', '.join(key.enum)}, not {data!r}",
                     node.position,
-                    tree.nearest_hint(data, key.enum),
+                    lambda: tree.nearest_hint(data, key.enum),
                 )
             elif key.pattern and not re.search(key.pattern, data):
                 self.report.error(
                     tree.VALUE,
                     f"{self.where()}: {data!r} {key.told}",
                     node.position,
-                    tree.nearest_hint(data, key.near),
+                    lambda: tree.nearest_hint(data, key.near),
                 )
         elif isinstance(data, (int, float)) and not isinstance(data, bool):
             if key.low is not None and data < key.low:

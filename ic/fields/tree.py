@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from ic import errors, units
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 Scalar = str | int | float | bool | None
 Mark = Literal["", "reset", "override"]
@@ -60,7 +60,11 @@ class Node:
 
 
 MOST_ERRORS = 1_000  # that are told; who has more has seen enough
-MOST_MADE = 500_000  # values that ranges, env files and extends may bring beside those written
+MOST_MADE = 200_000  # values that ranges, env files and extends may bring beside those written
+MOST_TEXT = 16 * 2**20  # characters that variables and env files may bring
+MOST_READ = 400_000  # values of all files, each counted as often as it is included
+LONG_TEXT = 512  # characters for which a text counts as one value more
+_MOST_LOOKED_AT = 1_000  # words among which a near one is looked for
 
 
 class Report:
@@ -76,31 +80,43 @@ class Report:
         self._said: set[tuple[str, errors.Position | None]] = set()
         self._errors = 0
         self._made = 0
+        self._grown = 0
+        self._read = 0
         self.faulty: set[errors.Position] = (
             set()
         )  # values that could not be made: no second error there
 
     def error(
-        self, code: str, summary: str, position: errors.Position | None, hint: str = ""
+        self,
+        code: str,
+        summary: str,
+        position: errors.Position | None,
+        hint: str | Callable[[], str] = "",
     ) -> None:
-        """Note an error."""
+        """Note an error. A hint that takes a search is given as what searches: not all errors are told."""
         if position in self.faulty or self._errors >= MOST_ERRORS:
             return
-        self._add("error", code, summary, position, hint)
+        self._add("error", code, summary, position, hint if isinstance(hint, str) else hint())
 
     def make(self, count: int, where: str, position: errors.Position | None) -> None:
         """Count values that were not written one by one. Raises ComposeError when they are too many."""
         self._made += count
         if self._made > MOST_MADE:
-            summary = (
-                f"{where}: ranges of ports, env files and extends make over {MOST_MADE} values"
-            )
-            one = errors.Diagnostic(
-                severity="error", code="E_LIMIT", summary=summary, position=position
-            )
-            raise errors.ComposeError(
-                f"cannot read the stack: {summary}", diagnostics=(one,), code="E_LIMIT"
-            )
+            reason = f"ranges of ports, env files and extends make over {MOST_MADE} values"
+            raise _beyond(f"{where}: {reason}", position)
+
+    def grow(self, count: int, where: str, position: errors.Position | None) -> None:
+        """Count characters that variables brought. Raises ComposeError when they are too many."""
+        self._grown += count
+        if self._grown > MOST_TEXT:
+            reason = f"variables and env files bring over {MOST_TEXT} characters"
+            raise _beyond(f"{where}: {reason}", position)
+
+    def read(self, count: int, position: errors.Position) -> None:
+        """Count values of a file that is laid on others. Raises ComposeError when they are too many."""
+        self._read += count
+        if self._read > MOST_READ:
+            raise _beyond(f"all files together hold over {MOST_READ} values", position)
 
     def warn(
         self, code: str, summary: str, position: errors.Position | None, *, once: str = ""
@@ -135,6 +151,13 @@ class Report:
     def failed(self) -> bool:
         """Whether an error is among the diagnostics."""
         return any(one.severity == "error" for one in self.diagnostics)
+
+
+def _beyond(summary: str, position: errors.Position | None) -> errors.ComposeError:
+    one = errors.Diagnostic(severity="error", code="E_LIMIT", summary=summary, position=position)
+    return errors.ComposeError(
+        f"cannot read the stack: {summary}", diagnostics=(one,), code="E_LIMIT"
+    )
 
 
 # --- codes of diagnostics that more than one room uses ---
@@ -382,7 +405,9 @@ def nearest_hint(given: str, known: Iterable[str]) -> str:
     best, least = "", 3 if len(given) > 4 else 2
     word = given.lower().replace("-", "_")
     letters = set(word)
-    for one in known:
+    for at, one in enumerate(known):
+        if at >= _MOST_LOOKED_AT:
+            break
         # Each edit brings or takes one letter at most, or changes one into another.
         if len(letters.symmetric_difference(one.lower())) > 2 * least:
             continue

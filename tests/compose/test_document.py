@@ -283,10 +283,10 @@ def test_double_quoted_text_reads_back(values: dict[str, str]) -> None:
     ids=["keys", "services", "items", "flow"],
 )
 def test_far_too_many_values_are_refused_at_once(text: str) -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(errors.ComposeError, match="more than 150000 values"):
         document.parse(text.encode(), "f", tree.Report())
-    assert time.monotonic() - started < 1.0
+    assert time.thread_time() - started < 1.0
 
 
 @pytest.mark.parametrize(

@@ -539,7 +539,7 @@ def test_what_grows_beyond_its_files_is_refused(
 ) -> None:
     error = stacks.refused(tmp_path, text, texts=files)
     assert error.code == "E_LIMIT"
-    assert "make over 500000 values" in error.summary
+    assert "make over 200000 values" in error.summary
 
 
 def test_the_library_takes_paths_and_variables_and_prints_nothing(
