@@ -365,8 +365,8 @@ class _Loading:
             if self._read(node, path) is not None:
                 paths_.append(path)
         if len(paths_) < len(entry.paths):
-            if entry.env_files:
-                self._env_of(entry, scope, scope.directory)  # what is wrong with these is told as well
+            if entry.env_files:  # what is wrong with these is told as well
+                self._env_of(entry, scope, scope.directory)
             return None
         if len(scope.chain) >= INCLUDE_DEPTH:
             self.report.error(

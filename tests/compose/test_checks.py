@@ -29,11 +29,11 @@ WRONG = {
     "cycle": (
         "services:\n  a: {image: x, depends_on: [b]}\n  b: {image: x, depends_on: [c]}\n"
         "  c: {image: x, depends_on: [a]}\n",
-        "E_CYCLE 2:30 services wait for each other: a -> b -> c -> a",
+        "E_CYCLE 2:30 services depend on each other in a cycle: a -> b -> c -> a",
     ),
     "itself": (
         "services:\n  a: {image: x, depends_on: [a]}\n",
-        "E_CYCLE 2:30 services wait for each other: a -> a",
+        "E_CYCLE 2:30 services depend on each other in a cycle: a -> a",
     ),
     "port in two services": (
         "services:\n  a: {image: x, ports: ['80:1']}\n  b: {image: x, ports: ['80:2']}\n",

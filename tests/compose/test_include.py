@@ -106,6 +106,14 @@ def test_what_the_including_file_resets_is_the_included_one(tmp_path: pathlib.Pa
     assert (one.image.image, one.placement.labels) == ("included", {})
 
 
+def test_a_missing_file_and_a_missing_env_file_are_told_together(tmp_path: pathlib.Path) -> None:
+    text = "include:\n  - path: no.yaml\n    env_file: no.env\nservices: {web: {image: x}}\n"
+    assert stacks.faults(stacks.refused(tmp_path, text)) == [
+        "E_FILE 2:11 cannot read no.yaml: No such file or directory",
+        "E_FILE 3:15 cannot read no.env: No such file or directory",
+    ]
+
+
 def test_a_circle_through_other_files_is_refused(tmp_path: pathlib.Path) -> None:
     texts = {"one.yaml": "include: [two.yaml]", "two.yaml": "include: [one.yaml]"}
     error = stacks.refused(tmp_path, MAIN.format("one.yaml"), texts=texts)
