@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
 Body = dict[str, Any]
+SOON = 0.02  # seconds
 
 
 class Killed(Exception):
@@ -282,7 +283,8 @@ class Events:
 
     def next(self, timeout: float | None = None) -> Body | None:
         try:
-            event = self._stream.get(timeout=timeout)
+            # Soon: nobody has to wait for a listener that is to end, or to connect anew.
+            event = self._stream.get(timeout=SOON if timeout is None else min(timeout, SOON))
         except queue.Empty:
             return None
         if event is None:

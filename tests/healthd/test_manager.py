@@ -68,6 +68,7 @@ class Watch:
 
     def end(self) -> None:
         self.stop.set()
+        self.client.server.tell_profile("ic.x")  # nothing to it, but it wakes who waits
         self.thread.join(10)
         assert not self.thread.is_alive()
 
@@ -120,6 +121,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_watched_on():
     server = standin.Server()
     server.add("bad", test="7", interval="50ms")
     server.add("web", test=TEST, interval="50ms")
+    server.old()
     with watching(server) as watch:
         until(lambda: status(server, "web") == "healthy")
         assert watch.manager.view().misconfigured == (f"bad: {names.HEALTH_TEST}",)
@@ -144,6 +146,7 @@ def test_instances_come_and_go():
     server = standin.Server()
     with watching(server) as watch:
         server.add("web", test=TEST, interval="50ms", config="")
+        server.old()
         server.tell("instance-created", "web", "person")
         until(lambda: status(server, "web") == "healthy")
         server.instances["shop"] = server.instances.pop("web")
@@ -174,6 +177,7 @@ def test_200_stops_and_starts_by_a_person_during_status_changes_never_fail():
 def test_an_unhealthy_instance_is_restarted_soon_and_once():
     server = standin.Server()
     web = server.add("web", test=TEST, interval="300ms", retries="2")
+    server.old()
     with watching(server, weather=Calm()) as watch:
         until(lambda: status(server, "web") == "healthy")
         failed: list[float] = []
@@ -266,15 +270,20 @@ def test_an_end_that_is_told_to_nobody_is_found_by_the_next_probe_or_after_the_s
     server = standin.Server()
     web = server.add("web", restart="always", test=TEST, interval="50ms")
     job = server.add("job", restart="always")
-    with watching(server):
+    clock = Clock()
+    with watching(server, clock=clock):
         server.lost_events = 1
         server.exit("web")
-        assert until(lambda: len(web.starts) == 2) < 4
+        began = clock()
+        until(lambda: clock.ahead() or len(web.starts) == 2)
         server.exit("job")
         until(lambda: len(job.starts) == 2)
         server.lost_events = 1
         server.exit("job")
-        assert until(lambda: len(job.starts) == 3) < 5
+        assert clock() - began < 10_000
+        began = clock()
+        until(lambda: clock.ahead() or len(job.starts) == 3)
+        assert clock() - began < 10_000
 
 
 def test_a_fall_costs_no_listing():
@@ -288,11 +297,11 @@ def test_a_fall_costs_no_listing():
     clock = Clock()
     with watching(server, client=client, clock=clock):
         lists = server.calls.count("list")
-        for starts in (2, 3, 4):
+        for starts in (2, 3):
             server.exit("web")
             until(lambda starts=starts: len(web.starts) == starts)
         before = clock()
-        until(lambda: clock.ahead(100) or clock() > before + 2 * manager.PROFILES_MS)
+        until(lambda: clock.ahead() or clock() > before + 2 * manager.PROFILES_MS)
         time.sleep(0.3)
         assert server.calls.count("list") == lists
         assert server.calls.count("events") == 1
@@ -363,7 +372,7 @@ def test_a_start_in_vain_is_tried_later_and_later():
     tries: list[float] = []
 
     def refuse(call: str) -> None:
-        if call == "start" and len(tries) < 4:
+        if call == "start" and len(tries) < 3:
             tries.append(time.monotonic())
             raise errors.OperationFailed("cannot start web: no such file")
 
@@ -372,8 +381,8 @@ def test_a_start_in_vain_is_tried_later_and_later():
         server.exit("web")
         until(lambda: len(web.starts) == 2)
         waits = [b - a for a, b in zip(tries, [*tries[1:], web.starts[1]], strict=True)]
-        assert [round(wait, 1) for wait in waits] == [0.2, 0.4, 0.8, 1.6]
-        assert watch.kinds().count("start-failed") == 4
+        assert [round(wait, 1) for wait in waits] == [0.2, 0.4, 0.8]
+        assert watch.kinds().count("start-failed") == 3
 
 
 # --- holds ----------------------------------------------------------------------------------------------------
@@ -414,7 +423,7 @@ def test_a_hold_whose_heartbeat_stands_still_is_void():
     clock = Clock()
     with watching(server, clock=clock, weather=Calm()):
         until(lambda: server.calls.count("profiles") == 1)
-        until(lambda: clock.ahead() or len(web.starts) == 2)
+        until(lambda: clock.ahead(75) or len(web.starts) == 2)
         assert server.calls.count("profiles") > 1
 
 
@@ -440,8 +449,9 @@ def test_after_the_stream_broke_everything_is_listed_and_judged():
     for policy in ("always", "unless-stopped", "on-failure"):
         server.add(policy, restart=policy)
     quiet = server.add("quiet", restart="always", test=TEST, interval="100ms", retries="3")
-    with watching(server) as watch:
-        until(lambda: status(server, "quiet") == "healthy")
+    clock = Clock()
+    with watching(server, clock=clock) as watch:
+        until(lambda: clock.ahead() or status(server, "quiet") == "healthy")
         server.up = False
         server.cut()
         for policy in ("always", "unless-stopped", "on-failure"):
@@ -450,7 +460,7 @@ def test_after_the_stream_broke_everything_is_listed_and_judged():
         time.sleep(0.3)
         server.up = True
         until(lambda: watch.manager.view().connected)
-        until(lambda: len(server.instances["always"].starts) == 2)
+        until(lambda: clock.ahead() or len(server.instances["always"].starts) == 2)
         assert len(server.instances["unless-stopped"].starts) == 1
         assert len(server.instances["on-failure"].starts) == 1
         assert watch.kinds("instance:unless-stopped") == ["stopped"]
@@ -458,7 +468,7 @@ def test_after_the_stream_broke_everything_is_listed_and_judged():
         assert status(server, "quiet") == "healthy"
 
 
-@pytest.mark.parametrize("count", [5, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [3, pytest.param(50, marks=pytest.mark.long)])
 def test_many_restarts_of_the_server_restart_nothing(count: int):
     server = standin.Server()
     for number in range(20):
@@ -480,7 +490,7 @@ def test_a_server_restart_with_200_instances_restarts_none():
         until(lambda: watch.manager.figures().probes.get("exit", 0) > 200)
         server.up = False
         server.cut()
-        time.sleep(1.5)
+        time.sleep(0.8)
         server.up = True
         until(lambda: watch.manager.view().connected)
         before = watch.manager.figures().probes["exit"]
@@ -501,10 +511,11 @@ def test_a_slow_server_restarts_nothing_healthy():
         )
     with watching(server) as watch:
         until(lambda: watch.manager.figures().probes.get("exit", 0) > 50)
-        server.delay = 1.2
-        time.sleep(4)
+        server.delay = 1.1
+        until(lambda: "brown-out" in watch.kinds())
+        time.sleep(1.5)
         server.delay = 0.0
-        time.sleep(1)
+        time.sleep(0.5)
         assert all(len(web.starts) == 1 for web in server.instances.values())
         assert "brown-out" in watch.kinds()
         assert watch.manager.figures().probes.get("error", 0) > 0
@@ -517,7 +528,7 @@ def test_half_of_all_requests_lost_restarts_nothing_healthy():
         server.add(f"web-{number}", restart="always", test=TEST, interval="100ms", retries="1")
     with watching(server) as watch:
         server.loss = 0.5
-        time.sleep(3)
+        time.sleep(2)
         server.loss = 0.0
         until(lambda: watch.manager.view().connected)
         assert all(len(web.starts) == 1 for web in server.instances.values())
@@ -603,6 +614,7 @@ def test_a_crowd_that_fails_together_is_reported_and_not_restarted():
     server = standin.Server()
     for number in range(20):
         server.add(f"web-{number}", test=TEST, interval="300ms", retries="2")
+    server.old()
     with watching(server) as watch:
         until(lambda: all(status(server, name) == "healthy" for name in server.instances))
         server.failing.update(server.instances)
@@ -691,8 +703,10 @@ def test_two_daemons_and_a_person_restart_once_per_verdict_in_200_races():
 # --- killed at every call ---------------------------------------------------------------------------------------
 
 
-def _killed_at(number: int, kind: str, policy: str) -> str:
-    """One life that ends at its nth call (before it, or behind it), and its successor; where it was killed.
+def _killed_at(point: int | str, kind: str, policy: str) -> str:
+    """One life that ends at its nth call, or its first of a name (before it, or behind it), and its successor.
+
+    Where it was killed; empty when it did not come to that.
 
     With no policy a failing check asks for the restart, else an exit does.
     """
@@ -707,12 +721,13 @@ def _killed_at(number: int, kind: str, policy: str) -> str:
             return
         if not dead.is_set():
             calls.append(call)
-        if dead.is_set() or len(calls) == number:
+        if dead.is_set() or point in (len(calls), call):
             dead.set()
             raise standin.Killed(call)
 
     setattr(client, kind, count)
-    watch = Watch(server, client=client, weather=Calm())
+    clock = Clock()
+    watch = Watch(server, client=client, weather=Calm(), clock=clock)
     until(lambda: watch.manager.view().connected or watch.failure)
     if policy:
         server.exit("web")
@@ -720,7 +735,8 @@ def _killed_at(number: int, kind: str, policy: str) -> str:
         server.failing.add("web")
     until(
         lambda: (
-            watch.failure
+            clock.ahead()
+            or watch.failure
             or (len(web.starts) == 2 and standin.claim(server, "web").run == web.last_used_at)
         )
     )
@@ -728,11 +744,17 @@ def _killed_at(number: int, kind: str, policy: str) -> str:
     watch.end()
     # Before anything was written of it, nobody saw this exit.
     unseen = policy == "unless-stopped" and not standin.claim(server, "web").do
-    with watching(server, weather=Calm()) as successor:
+    with watching(server, weather=Calm(), clock=clock) as successor:
         if unseen and web.status == "Stopped":
             until(lambda: "stopped" in successor.kinds())
         else:
-            until(lambda: web.status == "Running" and status(server, "web") == "healthy", 15)
+            until(
+                lambda: (
+                    clock.ahead()
+                    or (web.status == "Running" and status(server, "web") == "healthy")
+                ),
+                15,
+            )
         before = web.status
         time.sleep(0.3)
         assert web.status == before
@@ -745,15 +767,15 @@ def test_killed_at_every_call_of_a_restart_nothing_is_left_stopped(policy: str):
     found: list[str] = []
     faults: list[BaseException] = []
 
-    def life(number: int, kind: str) -> None:
+    def life(point: int | str, kind: str) -> None:
         try:
-            found.append(_killed_at(number, kind, policy))
+            found.append(_killed_at(point, kind, policy))
         except BaseException as error:  # noqa: BLE001 - the test raises it
             faults.append(error)
 
     threads = [
-        threading.Thread(target=life, args=(number, kind))
-        for number in range(1, 8)
+        threading.Thread(target=life, args=(point, kind))
+        for point in (*range(1, 8), "patch")  # when looks come between them is not always the same
         for kind in ("before", "after")
     ]
     for thread in threads:
