@@ -702,6 +702,7 @@ def _resolver(env: Mapping[str, str], server: Body) -> Callable[[str], image.Ima
             resolved=found.resolved,
             digest=found.digest,
             config=image.parse_config(found.config),
+            fingerprint=found.fingerprint,
         )
 
     return resolve

@@ -70,11 +70,15 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RegistryImage(msgspec.Struct, frozen=True, kw_only=True):
-    """What a registry says of a reference: HOST/REPOSITORY@DIGEST to pull, and the image config as it is."""
+    """What a registry says of a reference: HOST/REPOSITORY@DIGEST to pull, and the image config as it is.
+
+    `fingerprint` is what a server calls the image that has pulled it, empty when that cannot be known.
+    """
 
     resolved: str
     digest: str
     config: dict[str, Any]
+    fingerprint: str = ""
 
 
 def parse(text: str) -> Reference:
@@ -127,7 +131,7 @@ def resolve(text: str, env: Mapping[str, str], *, machine: str = "x86_64") -> Re
         login = registries.login(place.host, place.repository, env)
         with transport.Web() as web:
             try:
-                digest, config = _Asked(web, place, login).image(reference, machine)
+                digest, config, fingerprint = _Asked(web, place, login).image(reference, machine)
             except _Failure as failure:
                 failed.append(failure)
                 continue
@@ -135,6 +139,7 @@ def resolve(text: str, env: Mapping[str, str], *, machine: str = "x86_64") -> Re
             resolved=f"{reference.host}/{reference.repository}@{digest}",
             digest=digest,
             config=config,
+            fingerprint=fingerprint,
         )
     raise _told(text, failed)
 
@@ -183,6 +188,20 @@ def pull_source(resolved: str, env: Mapping[str, str]) -> dict[str, object]:
     }
 
 
+def _fingerprint(layers: list[object]) -> str:
+    """The server's name for an image of these layers: SHA-256 over their digests, one behind the other.
+
+    Measured on Incus 7.0: the same by tag, by digest and by another name. Empty when a layer has no digest.
+    """
+    digests = [
+        str(cast("dict[str, Any]", one).get("digest", "")) if isinstance(one, dict) else ""
+        for one in layers
+    ]
+    if not digests or not all(digests):
+        return ""
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 # --- what went wrong -----------------------------------------------------------------------------------
 
 
@@ -224,8 +243,8 @@ class _Asked:
         self.base = ""
         self.authorization = ""
 
-    def image(self, reference: Reference, machine: str) -> tuple[str, dict[str, Any]]:
-        """The digest of the manifest for a machine, and the config that it names."""
+    def image(self, reference: Reference, machine: str) -> tuple[str, dict[str, Any], str]:
+        """The digest of the manifest for a machine, the config that it names, the server's fingerprint."""
         name = reference.digest or reference.tag
         body, kind = self._manifest(name)
         digest = reference.digest or _digest(body)
@@ -242,7 +261,7 @@ class _Asked:
             raise self._fails("its manifest names no config", rank=4)
         answer = self._get(f"blobs/{blob}", "application/octet-stream, */*")
         self._check(answer.body, blob)
-        return digest, self._json(answer.body)
+        return digest, self._json(answer.body), _fingerprint(cast("list[object]", tree["layers"]))
 
     def digest(self, tag: str) -> str:
         """The digest of what a tag stands for."""

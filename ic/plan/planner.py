@@ -649,12 +649,20 @@ class _Work:
         guard = self.wanted.sidecar
         if guard is not None and self.guard is not None and self.guard.makes:
             makes.add(guard.image)
+        refused: list[image.ImageFacts] = []
         for address, found in sorted(self.wanted.images.items()):
             known = self.recorded.get(address)
             kept = image.from_facts(known.facts) if known and known.facts else None
             same = kept is not None and kept.digest == found.digest
-            there = same and found.fingerprint in self.facts.fingerprints and found.fingerprint
-            if there or (same and address not in makes):
+            has = bool(found.fingerprint) and found.fingerprint in self.facts.fingerprints
+            if same and (has or address not in makes):
+                continue
+            if not self.facts.may_administer:
+                if has:  # somebody who may has pulled it
+                    record = kind.Record(name=found.reference, facts=image.to_facts(found))
+                    self.draft.note(address, "adopt", difference.ADOPTED, record)
+                else:
+                    refused.append(found)
                 continue
             if kept is None:
                 cause = difference.NEW
@@ -674,6 +682,16 @@ class _Work:
             )
             self.draft.put(
                 address, "update" if kept and not same else "create", cause, (step,), fields
+            )
+        if refused:
+            raise errors.Refused(
+                f"cannot pull image {', '.join(one.reference for one in refused)}: "
+                "this client's certificate is restricted",
+                details=(
+                    "an administrator of the server runs:",
+                    *(f"  {image.command(one)}" for one in refused),
+                ),
+                hint="then run this again",
             )
 
     def _forget_images(self) -> None:

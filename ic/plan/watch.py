@@ -95,10 +95,12 @@ def wanted(
         )
     address = observed.facts.https_address
     connect = sidecar.reachable(address or "")
+    known = live.fields.get(("devices", "api", "connect"), "") if live is not None else ""
+    known, told = known.removeprefix("tcp:"), observed.facts.addresses
     if address is None:  # out of sight: what was set up once stands
-        known = live.fields.get(("devices", "api", "connect"), "") if live is not None else ""
-        told = observed.facts.addresses
-        connect = known.removeprefix("tcp:") or (told[0] if told else connect)
+        connect = known or (told[0] if told else connect)
+    elif known in told:  # set up by somebody out of whose sight it was; the server is there still
+        connect = known
     root, volume_pool = pools
     resource = kind.Resource(
         address=sidecar.ADDRESS,

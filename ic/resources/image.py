@@ -38,7 +38,7 @@ class ImageFacts(msgspec.Struct, frozen=True, kw_only=True):
     resolved: str
     digest: str
     config: ImageConfig
-    fingerprint: str = ""  # known once the server has pulled it
+    fingerprint: str = ""  # what the server calls it, once it has pulled it
 
 
 def _words(value: object) -> tuple[str, ...] | None:
@@ -104,3 +104,17 @@ def pull(image: ImageFacts) -> kind.Step:
         lane="image",
         record=kind.Record(name=image.reference, facts=to_facts(image)),
     )
+
+
+def command(image: ImageFacts) -> str:
+    """What an administrator types for the same pull; a registry's credentials are that one's own to add."""
+    host, _, rest = image.resolved.partition("/")
+    source = {
+        "type": "image",
+        "mode": "pull",
+        "protocol": "oci",
+        "server": f"https://{host}",
+        "alias": rest,
+    }
+    body = msgspec.json.encode({"source": source, "auto_update": False}).decode()
+    return f"incus query --wait -X POST -d '{body}' '/1.0/images?project=default'"

@@ -176,6 +176,20 @@ def test_an_image_costs_two_requests(registry: Served) -> None:
     ]
 
 
+def test_the_servers_name_for_an_image_is_known_by_its_layers(registry: Served) -> None:
+    one, two = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+    layers: list[tuple[list[Any], str]] = [
+        ([{"digest": one}], hashlib.sha256(one.encode()).hexdigest()),
+        ([{"digest": one}, {"digest": two}], hashlib.sha256((one + two).encode()).hexdigest()),
+        ([{"digest": one}, {}], ""),
+        (["odd"], ""),
+        ([], ""),
+    ]
+    for given, fingerprint in layers:
+        registry.answers.put("9", {"config": {"digest": CONFIG_DIGEST}, "layers": given}, MANIFEST)
+        assert registry.resolve("app:9").fingerprint == fingerprint
+
+
 def test_an_index_leads_to_the_machines_own_manifest(registry: Served) -> None:
     registry.answers.put(
         "2",

@@ -105,6 +105,19 @@ def test_a_server_out_of_sight_is_reached_as_it_was_set_up() -> None:
     assert found.https_address == ""
 
 
+def test_how_somebody_else_has_set_it_up_stands_while_the_server_is_there() -> None:
+    here = settled()
+    at = ("devices", "api", "connect")
+    one = here.live[sidecar.ADDRESS]
+    moved = msgspec.structs.replace(one, fields={**one.fields, at: "tcp:10.0.0.5:8443"})
+    here = msgspec.structs.replace(here, live={**here.live, sidecar.ADDRESS: moved})
+    for told, connect in ((("10.0.0.5:8443",), "10.0.0.5:8443"), ((), "127.0.0.1:8443")):
+        known = msgspec.structs.replace(here.facts, https_address="[::]:8443", addresses=told)
+        found = sidecar_of(msgspec.structs.replace(here, facts=known))
+        assert found is not None
+        assert found.instance.fields[at] == f"tcp:{connect}"
+
+
 def test_a_new_sidecar_reaches_a_server_out_of_sight_where_that_says_it_is() -> None:
     stack = world.load(WATCHED, "/srv/shop")
     here = world.with_images(world.World(), stack)
@@ -114,6 +127,37 @@ def test_a_new_sidecar_reaches_a_server_out_of_sight_where_that_says_it_is() -> 
     found = sidecar_of(msgspec.structs.replace(here, facts=hidden))
     assert found is not None
     assert found.instance.fields["devices", "api", "connect"] == "tcp:10.0.0.1:8443"
+
+
+def test_a_restricted_client_uses_the_images_that_are_there_and_is_told_how_to_get_others() -> None:
+    text = "name: shop\nservices:\n  web: {image: 'nginx:1'}\n"
+    here = settled(text)
+    stack = world.load(text.replace("nginx:1", "nginx:2"), "/srv/shop")
+    there = world.with_images(here, stack)
+    known = msgspec.structs.replace(
+        there.facts.images["nginx:2"], fingerprint="f2", resolved="registry.example/nginx@sha256:2"
+    )
+    for fingerprints in (here.facts.fingerprints, here.facts.fingerprints | {"f2"}):
+        there = msgspec.structs.replace(
+            there,
+            facts=msgspec.structs.replace(
+                there.facts,
+                images={**there.facts.images, "nginx:2": known},
+                fingerprints=fingerprints,
+                may_administer=False,
+                https_address=None,
+            ),
+        )
+        if "f2" in fingerprints:
+            plan = world.plan(stack, there, world.options())
+            [adopted] = [one for one in plan.changes if one.address == "image:nginx:2"]
+            assert adopted.action == "adopt"
+            assert not world.plan(stack, world.apply(there, plan), world.options()).changes
+        else:
+            with pytest.raises(errors.Refused, match="cannot pull image nginx:2") as caught:
+                world.plan(stack, there, world.options())
+            assert caught.value.exit_status == 3
+            assert caught.value.details[1].startswith("  incus query --wait -X POST")
 
 
 def test_an_image_that_may_not_be_asked_for_is_said() -> None:

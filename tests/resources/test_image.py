@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+
+import msgspec
 import pytest
 
 from ic.resources import image, kind
@@ -69,3 +73,19 @@ def test_a_pull_is_by_digest_and_keeps_the_facts() -> None:
     assert step.deed == kind.Pull(reference="r/worker@sha256:aa", query={"project": "default"})
     assert step.address == "image:lab/worker:1"
     assert step.record.facts == image.to_facts(FACTS)
+
+
+def test_an_administrators_command_makes_the_same_pull() -> None:
+    found = msgspec.structs.replace(FACTS, resolved="registry.example/lab/worker@sha256:aa")
+    command, *words = shlex.split(image.command(found))
+    assert (command, words[0], words[-1]) == ("incus", "query", "/1.0/images?project=default")
+    assert json.loads(words[words.index("-d") + 1]) == {
+        "source": {
+            "type": "image",
+            "mode": "pull",
+            "protocol": "oci",
+            "server": "https://registry.example",
+            "alias": "lab/worker@sha256:aa",
+        },
+        "auto_update": False,
+    }
