@@ -182,27 +182,31 @@ def subnets(
     """
     if not isinstance(base.data, list) or not isinstance(over.data, list):
         return over if over.data is not None else base
-    found: list[tree.Node] = []
-    for first in base.data:
+    firsts = base.data
+    if all(map(_named_subnet, (*firsts, *over.data))):
+        # Each goes through them all and puts its own in the place of what those before it left.
+        firsts = [firsts[0], firsts[-1]] if len(firsts) > 2 else firsts
+    else:
+        report.make(len(firsts) * len(over.data), where, over.position)
+    found: dict[object, tree.Node] = {}
+    for first in firsts:
         merged = first
         for second in over.data:
-            if _subnet(second) != _subnet(merged) and all(
-                _subnet(one) != _subnet(second) for one in found
-            ):
-                found.append(second)
+            if _subnet(second) != _subnet(merged) and _subnet(second) not in found:
+                found[_subnet(second)] = second
                 continue
             merged = mappings(merged, second, key.item, where, report)
-            at = next((i for i, one in enumerate(found) if _subnet(one) == _subnet(merged)), None)
-            if at is None:
-                found.append(merged)
-            else:
-                found[at] = merged
-    return tree.Node(found, base.position)
+            found[_subnet(merged)] = merged
+    return tree.Node(list(found.values()), base.position)
+
+
+def _named_subnet(pool: tree.Node) -> bool:
+    return isinstance(_subnet(pool), str)
 
 
 def _subnet(pool: tree.Node) -> object:
     node = pool.child("subnet")
-    return None if node is None else node.data
+    return None if node is None or isinstance(node.data, (dict, list)) else node.data
 
 
 # --- what makes two entries of a list one -------------------------------------------------------------

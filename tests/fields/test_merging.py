@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ic import errors
 from ic.fields import merging, schema, tree
 from tests.compose import stacks
 
@@ -72,3 +75,50 @@ def test_sequences_are_merged_in_any_grouping(a: list[str], b: list[str], c: lis
         return merging.sequences(first, second, PLAIN, "w", tree.Report())
 
     assert tree.plain(both(both(one, two), three)) == tree.plain(both(one, both(two, three)))
+
+
+POOL = schema.listing(
+    schema.mapping({"subnet": schema.text(), "gateway": schema.text(), "ip_range": schema.text()})
+)
+pools = st.lists(
+    st.fixed_dictionaries(
+        {}, optional={name: st.sampled_from("abc") for name in ("subnet", "gateway", "ip_range")}
+    ),
+    max_size=4,
+)
+
+
+def one_by_one(base: list[dict[str, str]], over: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Every pool of the base through every later one, as docker compose does it, and as slowly."""
+    found: list[dict[str, str]] = []
+    for first in base:
+        pool = first
+        for second in over:
+            if second.get("subnet") != pool.get("subnet") and all(
+                one.get("subnet") != second.get("subnet") for one in found
+            ):
+                found.append(second)
+                continue
+            pool = {**pool, **second}
+            same = [at for at, one in enumerate(found) if one.get("subnet") == pool.get("subnet")]
+            if same:
+                found[same[0]] = pool
+            else:
+                found.append(pool)
+    return found
+
+
+@given(pools, pools)
+def test_pools_are_as_if_each_went_through_all_later_ones(
+    base: list[dict[str, str]], over: list[dict[str, str]]
+) -> None:
+    first, second = (stacks.node(json.dumps(one)) for one in (base, over))
+    made = merging.subnets(first, second, POOL, "n", tree.Report())
+    assert tree.plain(made) == one_by_one(base, over)
+
+
+def test_many_pools_without_a_subnet_are_refused_not_waited_for() -> None:
+    many = stacks.node("[" + ", ".join(f"{{gateway: '{at}'}}" for at in range(1000)) + "]")
+    with pytest.raises(errors.ComposeError) as caught:
+        merging.subnets(many, many, POOL, "networks.n", tree.Report())
+    assert caught.value.code == "E_LIMIT"
