@@ -381,12 +381,21 @@ class _Builder:
     def _tagged(
         self, text: str, style: str, tag: str, position: errors.Position
     ) -> tuple[tree.Scalar, tree.Mark]:
-        if tag in ("!reset", "!override"):
-            self.has_resets = self.has_resets or tag == "!reset"
-            return text, "reset" if tag == "!reset" else "override"
+        mark = self._marked(tag)
+        if mark:
+            return text, mark
         if tag == "!":
             return (text if style else self._resolved(text, position)), ""
         return self._typed(tag, text, position), ""
+
+    def _marked(self, tag: str | None) -> tree.Mark:
+        """What a tag marks a node as; nothing does inside of an `!override`, as in docker compose."""
+        if tag not in ("!reset", "!override") or any(
+            one.node.mark == "override" for one in self.stack
+        ):
+            return ""
+        self.has_resets = self.has_resets or tag == "!reset"
+        return "reset" if tag == "!reset" else "override"
 
     def _ignored_tag(self, tag: str, position: errors.Position) -> None:
         self.report.warn(
@@ -425,13 +434,8 @@ class _Builder:
         if top is not None and top.node.keys is not None and top.key is None:
             told = f"a key{self._place_in_words()} must be text, not a mapping or a list"
             raise _refusal("E_YAML_KEY", told, position)
-        mark: tree.Mark = ""
-        if tag == "!reset":
-            mark = "reset"
-            self.has_resets = True
-        elif tag == "!override":
-            mark = "override"
-        elif tag is not None and tag not in _COLLECTION_TAGS:
+        mark = self._marked(tag)
+        if tag is not None and not mark and tag not in _COLLECTION_TAGS:
             self._ignored_tag(tag, position)
         node = tree.Node({}, position, {}) if is_mapping else tree.Node([], position)
         node.mark = mark
@@ -528,6 +532,11 @@ class _Builder:
         top.key = None
 
     def _take_merge(self, top: _Open, node: tree.Node) -> None:
+        if node.mark and len(self.stack) > 1 and not top.node.mark:
+            # As docker compose has it, a mark on `<<` is one on the mapping that it stands in.
+            top.node.mark = "override"
+        if node.mark == "reset":
+            return
         sources = node.data if isinstance(node.data, list) else [node]
         for source in sources:
             if not isinstance(source.data, dict):

@@ -169,7 +169,7 @@ class _File:
             self.at = start
             return "", True
         key = text[start:at].rstrip()
-        if any(one.isspace() for one in key):
+        if " " in key:
             raise Fault("E_ENV_FILE", self.line, f"the name {key!r} holds a space")
         has_value = text[at] != "\n"
         self.at = at + 1 if has_value else at

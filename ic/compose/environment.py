@@ -180,8 +180,9 @@ class _Files:
                 known[name] = value
                 found[name] = tree.Node(value, item.position)
         own = _as_pairs(service.child("labels"))
-        made = tree.Node({**found, **own}, node.position)
-        if not made.data:
+        every = [_pair(name, one) for name, one in {**found, **own}.items()]
+        made = tree.Node(every, node.position)
+        if not every:
             return graft.without(service, "label_file")
         return graft.without(graft.with_child(service, "labels", made), "label_file")
 
@@ -242,6 +243,10 @@ def _as_pairs(node: tree.Node | None) -> dict[str, tree.Node]:
         name, equals, value = _text(item.data).partition("=")
         found[name] = tree.Node(value if equals else None, item.position)
     return found
+
+
+def _pair(name: str, value: tree.Node) -> tree.Node:
+    return tree.Node(f"{name}={_text(value.data)}", value.position)
 
 
 def _text(data: object) -> str:

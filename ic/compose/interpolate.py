@@ -5,7 +5,8 @@ missing value, with `:+` or `+` a text to use instead of a value; each may hold 
 dollar. A dollar that begins none of them stays as it is; `${` that cannot be read is an error. Keys of
 mappings are left alone, as docker compose does.
 
-The scanner is linear: braces are matched once for a text, ranges are walked and never searched again.
+The text of a default ends where docker compose ends it: at the brace that closes it, on the same line; where
+braces do not match, at the last one of the line. Each level of nesting walks its text once.
 Limits: 64 levels of nesting, 8 MiB for one value.
 """
 
@@ -26,6 +27,7 @@ SIZE_LIMIT = 8 * 2**20
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPERATORS = (":-", ":?", ":+", "-", "?", "+")
+_BRACES = re.compile(r"\{.?|\}", re.DOTALL)  # what follows an opening one is passed over
 
 
 class Fault(Exception):
@@ -55,8 +57,8 @@ class _Scan:
         self.text = text
         self.env = env
         self.unset = unset
-        self.closing = _match_braces(text)
-        self.last = text.rfind("}")
+        self.line = range(0)  # positions before the same line's end, which is its stop
+        self.last: dict[int, int] = {}  # by the end of what is looked at
         self.size = 0
 
     def run(self, at: int, end: int, depth: int) -> str:
@@ -99,27 +101,52 @@ class _Scan:
         return value
 
     def _braced(self, dollar: int, end: int, depth: int) -> tuple[str, int]:
-        close = self.closing.get(dollar + 1, self.last)
-        if not dollar < close < end:
+        text = self.text
+        name = _NAME.match(text, dollar + 2, end)
+        at = name.end() if name else dollar + 2
+        operator = next((one for one in _OPERATORS if name and text.startswith(one, at, end)), "")
+        behind = at + len(operator)
+        close = self._close(dollar, behind, end)
+        if close < 0:
             raise Fault(
                 "E_INTERP_SYNTAX",
-                "'${' is never closed by '}'",
+                "'${' is never closed by '}' on its line"
+                if "}" in text[dollar:end]
+                else "'${' is never closed by '}'",
                 "write $$ for a dollar that is meant as it is",
             )
         if depth >= DEPTH_LIMIT:
             raise Fault("E_INTERP_DEPTH", f"variables are nested deeper than {DEPTH_LIMIT} levels")
-        name = _NAME.match(self.text, dollar + 2, close)
-        at = name.end() if name else close
-        operator = next((one for one in _OPERATORS if self.text.startswith(one, at)), "")
-        if name is None or (not operator and at != close):
+        if name is None or (not operator and text[at] != "}"):
             raise Fault(
                 "E_INTERP_SYNTAX",
-                f"{self.text[dollar : min(close + 1, dollar + 60)]!r} is not a variable",
+                f"{text[dollar : min(close + 1, dollar + 60)]!r} is not a variable",
                 "write $$ for a dollar that is meant as it is",
             )
         if not operator:
-            return self._value(name[0]), close + 1
-        return self._operated(name[0], operator, (at + len(operator), close), depth), close + 1
+            return self._value(name[0]), at + 1
+        return self._operated(name[0], operator, (behind, close), depth), close + 1
+
+    def _close(self, dollar: int, at: int, end: int) -> int:
+        """The brace that ends what begins at a dollar, none before `at`; -1 where its line has none."""
+        end = min(end, self._line_end(at))
+        last = self.last.get(end)
+        if last is None:
+            last = self.last[end] = self.text.rfind("}", 0, end)
+        if last < at:
+            return -1
+        level = 0
+        for found in _BRACES.finditer(self.text, dollar + 1, last + 1):
+            level += -1 if found[0] == "}" else 1
+            if not level:
+                return found.start()
+        return last
+
+    def _line_end(self, at: int) -> int:
+        if at not in self.line:
+            newline = self.text.find("\n", at)
+            self.line = range(at, (newline if newline >= 0 else len(self.text)) + 1)
+        return self.line.stop - 1
 
     def _operated(self, name: str, operator: str, rest: tuple[int, int], depth: int) -> str:
         value = self.env.get(name)
@@ -142,17 +169,6 @@ def _ignore(name: str) -> None:
     del name
 
 
-def _match_braces(text: str) -> dict[int, int]:
-    closing: dict[int, int] = {}
-    opened: list[int] = []
-    for found in re.finditer(r"[{}]", text):
-        if found[0] == "{":
-            opened.append(found.start())
-        elif opened:
-            closing[opened.pop()] = found.start()
-    return closing
-
-
 def interpolate(node: tree.Node, env: Mapping[str, str], report: tree.Report) -> tree.Node:
     """The tree with all its texts interpolated; what has no variable is shared with the tree given.
 
@@ -171,6 +187,8 @@ class _Walk:
 
     def visit(self, node: tree.Node, where: str) -> tree.Node:
         data = node.data
+        if node.mark == "reset":
+            return node  # nothing of it is ever read
         if isinstance(data, str):
             return self._text(node, data, where) if "$" in data else node
         if isinstance(data, dict):

@@ -117,7 +117,10 @@ def _stack_of(
     with_env = active if options.resolve_named_env else by_profile
     stages.values(root, report)
     if options.consistency:
-        checks.consistent(root, active, report)
+        checked = active if options.for_running else by_profile
+        checks.consistent(root, checked, report)
+        if not report.failed:
+            root = normal.with_replicas(root, checked)
     root = environment.with_files(
         root,
         with_env if options.resolve_env else (),

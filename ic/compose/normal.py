@@ -10,6 +10,7 @@ from __future__ import annotations
 import posixpath
 from typing import TYPE_CHECKING
 
+from ic.compose import graft
 from ic.fields import forms, tree
 
 if TYPE_CHECKING:
@@ -37,6 +38,22 @@ def normalize(node: tree.Node, name: str, env: Mapping[str, str]) -> tree.Node:
         if key in data:
             data[key] = _with_names(data[key], name)
     return tree.Node(data, node.position, node.keys)
+
+
+def with_replicas(root: tree.Node, active: frozenset[str]) -> tree.Node:
+    """The stack whose services with a `deploy` have their `scale` there as `replicas` too.
+
+    docker compose writes it down where it checks that the two agree.
+    """
+
+    def one(name: str, service: tree.Node) -> tree.Node:
+        scale, deploy = service.child("scale"), service.child("deploy")
+        if name not in active or scale is None or deploy is None or deploy.data is None:
+            return service
+        changed = graft.with_child(deploy, "replicas", scale, service.key_position("scale"))
+        return graft.with_child(service, "deploy", changed)
+
+    return graft.changed(root, "services", lambda services: graft.mapped(services, one))
 
 
 def _uses_default(service: tree.Node) -> bool:

@@ -291,12 +291,31 @@ def _check(value: Value, form: Form) -> Value:
 
 def _pairs(value: Value) -> Mapping[str, Value]:
     if isinstance(value, dict):
-        return cast("Mapping[str, Value]", value)
+        return _free_names(cast("Mapping[str, Value]", value))
     found: dict[str, Value] = {}
     for one in _list(value):
         name, equals, given = text_of(one).partition("=")
         found[name] = given if equals else None
     return found
+
+
+def _free_names(values: Mapping[str, Value]) -> Mapping[str, Value]:
+    """Names to scalars as docker compose prints them: it takes names `x-*` for extensions."""
+    extensions = {name: one for name, one in values.items() if name.startswith("x-")}
+    if not extensions:
+        return values
+    left = {name: one for name, one in values.items() if name not in extensions}
+    return {**left, "#extensions": _go_text(extensions)}
+
+
+def _go_text(value: Value) -> str:
+    """A value as Go prints it for want of a form: `map[a:1 b:<nil>]`, `[a b]`."""
+    if isinstance(value, dict):
+        values = cast("Mapping[str, Value]", value)
+        return f"map[{' '.join(f'{name}:{_go_text(values[name])}' for name in sorted(values))}]"
+    if isinstance(value, list):
+        return f"[{' '.join(map(_go_text, cast('list[Value]', value)))}]"
+    return "<nil>" if value is None else text_of(value)
 
 
 def _labels(value: Value, form: Form) -> Value:
@@ -307,7 +326,12 @@ def _labels(value: Value, form: Form) -> Value:
 
 def _variables(value: Value, form: Form) -> Value:
     """Names to texts; a missing one is null."""
-    values = _pairs(value)
+    return _resolved(_pairs(value), form)
+
+
+def _resolved(value: Value, form: Form) -> Value:
+    """Variables as the stack has them in the end, whether a mapping or a list gave them."""
+    values = _mapping(value) or _pairs(value)
     return {
         name: None if values[name] is None else text_of(values[name])
         for name in ordered(values, json=form == "json")
@@ -316,7 +340,7 @@ def _variables(value: Value, form: Form) -> Value:
 
 def _many(value: Value, form: Form) -> Value:
     """Names to lists of texts."""
-    values = _mapping(value)
+    values = _free_names(_mapping(value))
     return {
         name: ["<nil>" if one is None else text_of(one) for one in _list(values[name])]
         for name in ordered(values, json=form == "json")
@@ -346,7 +370,7 @@ def _bare(address: str) -> str:
 
 def _keys(value: Value, form: Form) -> Value:  # noqa: ARG001
     """SSH keys: an identity, or one with its path; by name."""
-    values = _mapping(value)
+    values = _free_names(_mapping(value))
     return [
         name if not text_of(values[name]) else f"{name}: {text_of(values[name])}"
         for name in sorted(values)
@@ -401,6 +425,7 @@ _KINDS: dict[str, Callable[[Value, Form], Value]] = {
     "check": _check,
     "labels": _labels,
     "variables": _variables,
+    "resolved": _resolved,
     "many": _many,
     "hosts": _hosts,
     "keys": _keys,
@@ -523,7 +548,7 @@ SERVICE = _shape(
     cpuset:text cpu_shares:int command:words~ configs:[GRANT] container_name:text
     credential_spec:CREDENTIALS? depends_on:{DEPENDENCY} deploy:DEPLOY? device_cgroup_rules:texts
     devices:[DEVICE] dns:texts dns_opt:texts dns_search:texts domainname:text entrypoint:words~
-    provider:PROVIDER? environment:variables env_file:env-files expose:texts extends:EXTENDS?
+    provider:PROVIDER? environment:resolved env_file:env-files expose:texts extends:EXTENDS?
     external_links:texts extra_hosts:hosts group_add:texts gpus:[REQUEST] hostname:text
     healthcheck:HEALTHCHECK? image:text init:flag? ipc:text isolation:text labels:labels
     label_file:texts links:texts logging:LOGGING? mem_limit:size mem_reservation:size

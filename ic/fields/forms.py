@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ic import units
-from ic.fields import tree
+from ic.fields import tree, values
 
 if TYPE_CHECKING:
     from ic import errors
@@ -98,7 +98,10 @@ def external(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
 
 
 def limit(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
-    """A limit as it is; with variables not filled in it is still no text, as docker compose has it."""
+    """A limit as it is: no number with a point, and with variables not filled in no text."""
+    reason = values.no_fraction(node)
+    if reason:
+        report.error(tree.VALUE, f"{where}: {reason}", node.position)
     if report.lenient and isinstance(node.data, str):
         tree.wrong_type(node, where, report, "a whole number or a mapping")
     return node

@@ -121,7 +121,7 @@ SCHEMA: dict[str, schema.Key] = {
     "memswap_limit": _SIZE,
     "oom_kill_disable": _FLAG,
     "oom_score_adj": schema.whole(low=-1000, high=1000, pending=True),
-    "pid": schema.Key(schema.TEXT | schema.NULL, pending=True),
+    "pid": schema.Key(schema.TEXT | schema.NULL, fault=values.given, pending=True),
     "pids_limit": _TIME,
     "privileged": _FLAG,
     "read_only": _FLAG,

@@ -10,7 +10,7 @@ becomes a typed value (`cast`), how the short form becomes the long one (`long`)
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ic.fields import tree
 
@@ -387,14 +387,20 @@ class _Walk:
             self._distinct(data)
 
     def _distinct(self, data: list[tree.Node]) -> None:
-        seen: dict[str, tree.Node] = {}
+        seen: dict[str, int] = {}
+        numbers = len(data) <= _COMPARED and any(type(one.data) is not str for one in data)
+        plain = [tree.plain(one) for one in data] if numbers else []
         for index, one in enumerate(data):
-            mark = repr(tree.plain(one))
-            first = seen.setdefault(mark, one)
-            if first is not one:
+            if numbers:
+                alike = (at for at in range(index) if _equal(plain[index], plain[at]))
+                first = next(alike, index)
+            else:
+                mark = one.data if type(one.data) is str else repr(tree.plain(one))
+                first = seen.setdefault(mark, index)
+            if first != index:
                 self.report.error(
                     tree.VALUE,
-                    f"{self.where()}[{index}] is there twice; first at {first.position}",
+                    f"{self.where()}[{index}] is there twice; first at {data[first].position}",
                     one.position,
                 )
 
@@ -427,6 +433,29 @@ class _Walk:
             )
 
 
+_COMPARED = 20  # items of a list that docker compose compares each with each
+_DECIMAL = r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?"
+
+
+def _equal(value: object, earlier: object) -> bool:
+    """Whether docker compose takes two values of a list for the same: `80` is that after `"80"` too."""
+    if isinstance(value, dict) and isinstance(earlier, dict):
+        one, other = cast("dict[str, object]", value), cast("dict[str, object]", earlier)
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(value, list) and isinstance(earlier, list):
+        pairs_ = zip(cast("list[object]", value), cast("list[object]", earlier), strict=False)
+        return len(value) == len(earlier) and all(_equal(one, other) for one, other in pairs_)  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if (
+            isinstance(earlier, str)
+            and len(earlier) < 40
+            and re.fullmatch(_DECIMAL, earlier, re.ASCII)
+        ):
+            return value == float(earlier)
+        return type(earlier) in (int, float) and value == earlier
+    return type(value) is type(earlier) and value == earlier
+
+
 def validate(node: tree.Node, key: Key, report: tree.Report, where: str = "") -> None:
     """Report everything below a node that the specification does not allow there."""
     _Walk(report, where).check(node, key)
@@ -443,7 +472,7 @@ def rewrite(
 
     What does not change is shared with the given tree, which stays as it is.
     """
-    if stage not in key.stages:
+    if stage not in key.stages or node.mark == "reset":
         return node
     if getattr(key, stage):
         node = change(node, key, where)

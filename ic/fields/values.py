@@ -77,6 +77,11 @@ def no_fraction(node: tree.Node) -> str:
     return ""
 
 
+def given(node: tree.Node) -> str:
+    """A value at all: what the schema lets be null, and docker compose cannot use so."""
+    return "has no value" if node.data is None else ""
+
+
 def exact(node: tree.Node) -> str:
     """A whole number written as one."""
     return whole(node) or no_fraction(node)

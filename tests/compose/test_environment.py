@@ -104,7 +104,7 @@ def test_label_files_stand_below_the_labels() -> None:
     text = "{label_file: [l, m], labels: [x=own, bare]}"
     files = {"l": b"x=l\ny=l\n", "m": b"y=m-$y\n"}
     found, told = with_files(text, files, env_files=False)
-    assert found == {"labels": {"x": "own", "bare": None, "y": "m-l"}}
+    assert found == {"labels": ["x=own", "y=m-l", "bare="]}
     assert told == []
 
 

@@ -24,7 +24,8 @@ FORMS = {
     "${a}": "", "${A-}": "va", "${U-}": "", "%{A}": "%{A}", "$(A)": "$(A)", "${A}}": "va}",
     "{$A}": "{va}", "${A:-b}-${U-c}": "va-c", "${U:-$A-$N}": "va-n n", "$A[0]": "va[0]", "$A.b": "va.b",
     "$\u00e9": "$\u00e9", "$${A}": "${A}", "\\$A": "\\va", "a${U:-b}c}d": "abc}d", "$A$$": "va$",
-    "${U:-a\nb}": "a\nb", "": "", "plain": "plain",
+    "${U:-a}\n${U:-b}": "a\nb", "": "", "plain": "plain", "${U:-{a}\nb}": "{a\nb}",
+    "${U:-${U:-{}}} x }": "{}} x ", "${A:+{} x} ${U:-{}}": "{} x} {",
 }  # fmt: skip
 
 
@@ -43,6 +44,8 @@ def test_forms(text: str, result: str) -> None:
         ("${", "E_INTERP_SYNTAX", "never closed"),
         ("${A", "E_INTERP_SYNTAX", "never closed"),
         ("${A:-x}${", "E_INTERP_SYNTAX", "never closed"),
+        ("${U:-a\nb}", "E_INTERP_SYNTAX", "never closed by '}' on its line"),
+        ("${U:-{}} ${A}", "E_INTERP_SYNTAX", "never closed"),
         ("${}", "E_INTERP_SYNTAX", "not a variable"),
         ("${5}", "E_INTERP_SYNTAX", "not a variable"),
         ("${A b}", "E_INTERP_SYNTAX", "not a variable"),
