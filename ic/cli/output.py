@@ -243,10 +243,9 @@ def _padded(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def _source(position: errors.Position | None, lines_of: dict[str, dict[int, str]]) -> list[str]:
     """The line something was written on and a caret below it; nothing where it cannot be read again."""
-    line = lines_of[position.file].get(position.line) if position else None
-    if position is None or line is None:
+    shown = lines_of[position.file].get(position.line) if position else None
+    if position is None or shown is None:
         return []
-    shown = clean(_without_secret(line.rstrip("\n"))).replace("\t", " ")
     column = position.column - 1
     first = max(column - _EXCERPT // 2, 0) if len(shown) > _EXCERPT else 0
     label = f"{position.line:>5} | "
@@ -256,7 +255,7 @@ def _source(position: errors.Position | None, lines_of: dict[str, dict[int, str]
 
 
 def _lines_of(positions: list[errors.Position]) -> dict[str, dict[int, str]]:
-    """By file, the lines that positions name, and no others: a file may have millions."""
+    """By file, the lines that positions name as they are shown, and no others: a file may have millions."""
     wanted: dict[str, set[int]] = {}
     for one in positions:
         wanted.setdefault(one.file, set()).add(one.line)
@@ -271,9 +270,13 @@ def _lines(path: str, numbers: set[int]) -> dict[int, str]:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             upto = enumerate(itertools.islice(file, max(numbers)), 1)
-            return {number: line for number, line in upto if number in numbers}
+            return {number: _shown(line) for number, line in upto if number in numbers}
     except OSError:
         return {}
+
+
+def _shown(line: str) -> str:
+    return clean(_without_secret(line.rstrip("\n"))).replace("\t", " ")
 
 
 def _without_secret(line: str) -> str:

@@ -22,7 +22,7 @@ _QUOTED_OR_COMMENT = (
 )
 _LEFT_OVER = rb"(?<![^\s\[{,:])[\"'#]"
 _KEY = rb"[^\s\[\]{},#&*!|>%@`?:-][^\n:]*"
-_ENTRY = rb"(?m)^ *(?:- |-$|\? |---(?: |$)|" + _KEY + rb":(?: |$))"
+_ENTRY = rb"(?m)^ *(?:- |-$|\? |---(?: |$)|" + _KEY + rb":(?:[ \t]|$))"
 _FLOW = rb"(?m)^ *((?:- +)*(?:" + _KEY + rb": +)?)(?:[&!][^\s,\[\]{}]* +)*([\[{])[^\n]*"
 _SYMBOLS = b"[]{},"
 _REST = bytes(one for one in range(256) if one not in _SYMBOLS)

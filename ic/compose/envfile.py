@@ -23,6 +23,9 @@ _ESCAPES = {
     '"': '"', "\\": "\\", "$": "$$",
 }  # fmt: skip
 SIZE_LIMIT = 8 * 2**20
+NAMES_LIMIT = 200_000
+_SIMPLE = r"([A-Za-z_][A-Za-z0-9_]*)=([!%&(-\[\]-~]*)\n"
+_WITHOUT_VALUE = rb"(?m)^[^=:\n#]*[^=:\n#\s][^=:\n#]*$"
 
 
 class Fault(Exception):
@@ -64,6 +67,11 @@ def parse(
     `unset(name, line)` is told of variables without a value. Raises Fault.
     """
     return _File(decode(content), outer, above, unset).parse()
+
+
+def is_closed(content: bytes) -> bool:
+    """Whether a file says the same wherever it is read: no variable in it, no name without a value."""
+    return b"$" not in content and re.search(_WITHOUT_VALUE, content) is None
 
 
 def parse_raw(content: bytes, outer: Mapping[str, str]) -> dict[str, str]:
@@ -117,7 +125,7 @@ class _File:
         self.unset = unset
 
     def parse(self) -> dict[str, str]:
-        while self._skip_to_statement():
+        while self._simple() and self._skip_to_statement():
             line = self.line
             key, has_value = self._key()
             if not has_value:
@@ -132,7 +140,21 @@ class _File:
             if self.size > SIZE_LIMIT:
                 raise Fault("E_LIMIT", line, f"its values grow beyond {SIZE_LIMIT} characters")
             self.found[key] = value
+            if len(self.found) > NAMES_LIMIT:
+                raise Fault("E_LIMIT", line, f"it has more than {NAMES_LIMIT} names")
         return self.found
+
+    def _simple(self) -> bool:
+        """Take the lines from here on that are a name, `=` and a value of letters that mean nothing more."""
+        match, text, found = re.compile(_SIMPLE).match, self.text, self.found
+        while (line := match(text, self.at)) is not None:
+            found[line[1]] = line[2]
+            self.size += len(line[2])
+            self.at = line.end()
+            self.line += 1
+            if len(found) > NAMES_LIMIT:
+                raise Fault("E_LIMIT", self.line, f"it has more than {NAMES_LIMIT} names")
+        return True
 
     def _skip_to_statement(self) -> bool:
         text = self.text

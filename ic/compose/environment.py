@@ -82,8 +82,10 @@ def with_files(
     `read` gives the name to show and the content of a path, and raises UsageError where it cannot.
     """
 
+    known: dict[tuple[str, bool], dict[str, str]] = {}
+
     def service(name: str, node: tree.Node) -> tree.Node:
-        files = _Files(f"services.{name}", env, read, report)
+        files = _Files(f"services.{name}", env, read, report, known)
         if name in with_env:
             node = files.environment(node)
         return files.labels(node) if name in with_labels else node
@@ -100,7 +102,9 @@ class _Files:
         env: Mapping[str, str],
         read: Callable[[str], tuple[str, bytes]],
         report: tree.Report,
+        closed: dict[tuple[str, bool], dict[str, str]],
     ) -> None:
+        self.closed = closed  # what files say that mean the same for every service
         self.where = where
         self.env = env
         self.read = read
@@ -154,9 +158,9 @@ class _Files:
             )
             return {}
         if kind is not None and kind.data == "raw":
-            return self._parsed(shown, lambda: envfile.parse_raw(text, lookup))
+            return self._parsed(shown, text, lambda: envfile.parse_raw(text, lookup), raw=True)
         return self._parsed(
-            shown, lambda: envfile.parse(text, lookup, above, self._unset_in(shown))
+            shown, text, lambda: envfile.parse(text, lookup, above, self._unset_in(shown))
         )
 
     def labels(self, service: tree.Node) -> tree.Node:
@@ -171,12 +175,17 @@ class _Files:
             if content is None:
                 continue
             shown, text = content
-            for name, value in self._parsed(
+            values = self._parsed(
                 shown,
+                text,
                 lambda text=text, shown=shown: envfile.parse(
                     text, known, {}, self._unset_in(shown)
                 ),
-            ).items():
+            )
+            where = f"{self.where}.label_file"
+            self.report.make(len(values), where, item.position)
+            self.report.grow(sum(map(len, values.values())), where, item.position)
+            for name, value in values.items():
                 known[name] = value
                 found[name] = tree.Node(value, item.position)
         own = _as_pairs(service.child("labels"))
@@ -207,12 +216,23 @@ class _Files:
             )
             return None
 
-    def _parsed(self, shown: str, parse: Callable[[], dict[str, str]]) -> dict[str, str]:
+    def _parsed(
+        self, shown: str, content: bytes, parse: Callable[[], dict[str, str]], *, raw: bool = False
+    ) -> dict[str, str]:
+        found = self.closed.get((shown, raw))
+        if found is not None:
+            return found
         try:
-            return parse()
+            found = parse()
         except envfile.Fault as fault:
             self.report.error(fault.code, fault.reason, errors.Position(shown, fault.line, 1))
             return {}
+        if envfile.is_closed(content):
+            self.closed[shown, raw] = found
+        else:
+            # Read again for each service, it counts in part as what it brings.
+            self.report.grow(len(content) // 4, f"{self.where}: {shown}", None)
+        return found
 
     def _unset_in(self, shown: str) -> Callable[[str, int], None]:
         return unset_in(shown, self.report)

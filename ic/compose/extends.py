@@ -64,6 +64,8 @@ def apply(
         tree.wrong_type(services, "services", report, "a mapping")
         return graft.without(document, "services")
 
+    chains.foresee(services)
+
     def one(name: str, node: tree.Node) -> tree.Node:
         if node.child("extends") is None:
             return node
@@ -92,6 +94,18 @@ class _Chains:
         self.done: dict[tuple[str, str], tree.Node] = {}
         self.sizes: dict[int, int] = {}
         self.kept: list[tree.Node] = []  # so that an id stays that of one node
+
+    def foresee(self, services: tree.Node) -> None:
+        """Refuse what will be too much before any of it is made: bases of this file that extend nothing."""
+        count = 0
+        for name, service in services.data.items() if isinstance(services.data, dict) else ():
+            named = service.child("extends")
+            if named is not None and named.child("file") is None:
+                named = named.child("service") or named
+            base = services.child(named.data) if named and isinstance(named.data, str) else None
+            if base is not None and named is not None and base.child("extends") is None:
+                count += graft.size(base, self.sizes)
+                self.report.has_room(count, f"services.{name}", named.position)
 
     def resolved(self, name: str, service: tree.Node, source: Source) -> tree.Node | None:
         """A service with what it extends; None after a fault was reported."""

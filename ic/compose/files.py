@@ -33,7 +33,7 @@ STDIN = "-"
 PIPE_WAIT_S = 10.0  # how long pipes may stay without a writer, all of them together
 WRITER_WAIT_S = 60.0  # how long a pipe may stay silent while somebody holds its other end
 FILE_LIMIT = 5 * 2**20
-TOTAL_LIMIT = 64 * 2**20
+TOTAL_LIMIT = 32 * 2**20
 _REMOTE = ("https://", "http://", "git://", "ssh://", "oci://", "oci:", "git@", "github.com/")
 
 

@@ -62,9 +62,10 @@ class Node:
 MOST_ERRORS = 1_000  # that are told; who has more has seen enough
 MOST_MADE = 200_000  # values that ranges, env files and extends may bring beside those written
 MOST_TEXT = 16 * 2**20  # characters that variables and env files may bring
-MOST_READ = 400_000  # values of all files, each counted as often as it is included
+MOST_READ = 200_000  # values of all files, each counted as often as it is included
 LONG_TEXT = 512  # characters for which a text counts as one value more
-_MOST_LOOKED_AT = 1_000  # words among which a near one is looked for
+_MOST_HINTS = 50  # that take a search
+_MOST_LOOKED_AT = 300  # words among which a near one is looked for
 
 
 class Report:
@@ -81,6 +82,7 @@ class Report:
         self._errors = 0
         self._made = 0
         self._grown = 0
+        self._hints = 0
         self._read = 0
         self.faulty: set[errors.Position] = (
             set()
@@ -96,12 +98,19 @@ class Report:
         """Note an error. A hint that takes a search is given as what searches: not all errors are told."""
         if position in self.faulty or self._errors >= MOST_ERRORS:
             return
-        self._add("error", code, summary, position, hint if isinstance(hint, str) else hint())
+        if not isinstance(hint, str):
+            self._hints += 1
+            hint = hint() if self._hints <= _MOST_HINTS else ""
+        self._add("error", code, summary, position, hint)
 
     def make(self, count: int, where: str, position: errors.Position | None) -> None:
         """Count values that were not written one by one. Raises ComposeError when they are too many."""
         self._made += count
-        if self._made > MOST_MADE:
+        self.has_room(0, where, position)
+
+    def has_room(self, count: int, where: str, position: errors.Position | None) -> None:
+        """Look whether so many values may still be made. Raises ComposeError when not."""
+        if self._made + count > MOST_MADE:
             reason = f"ranges of ports, env files and extends make over {MOST_MADE} values"
             raise _beyond(f"{where}: {reason}", position)
 
