@@ -16,12 +16,12 @@ import msgspec
 from ic import errors, names
 from ic.cli import output
 from ic.plan import changes
+from ic.resources import kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ic.engine import execute
-    from ic.resources import kind
 
 MODES = ("auto", "tty", "plain", "json", "quiet")
 REPAINT_SECONDS = 0.1
@@ -48,12 +48,23 @@ DONE: dict[str, str] = {
     "forget": "forgotten",
     "adopt": "adopted",
 }
+_STEPS = {  # by the step's verb, where that says more than what becomes of the resource
+    "hold": "holding back the health daemon",
+    "release": "letting the health daemon go on",
+    "watching": "waiting until it watches",
+    "enrol": "giving it an identity",
+    "revoke": "revoking its certificate",
+    "place": "putting its program in",
+    "user": "looking up its user",
+    "attach": "attaching",
+    "detach": "detaching",
+    "exit": "waiting for its end",
+}
 _LANES = {
     "image": "pulling",
     "start": "starting",
     "stop": "stopping",
     "delete": "deleting",
-    "wait": "waiting for its end",
 }
 
 
@@ -134,12 +145,11 @@ class _Board:
 def _doing(change: changes.Change, step: kind.Step) -> str:
     if step.id.endswith("#healthy"):
         return f"waiting for {names.name_of(step.address)} to be healthy"
-    if step.id.endswith("#watching"):
-        return "waiting until it watches"
-    if step.event == "cert.enrol":
-        return "giving it an identity"
-    if step.lane == "volume":
-        return "filling" if change.action == "create" else _DOING[change.action]
+    verb = step.id.rpartition("#")[2]
+    if verb in _STEPS:
+        return _STEPS[verb]
+    if isinstance(step.deed, kind.Seed):
+        return "filling"
     if step.lane in ("create", "network"):
         return _DOING[change.action] if change.action != "restart" else "updating"
     return _LANES.get(step.lane, _DOING[change.action])

@@ -6,6 +6,7 @@ import io
 import json
 import re
 
+import msgspec
 import pytest
 
 from ic import errors
@@ -200,3 +201,45 @@ def test_the_project_has_no_line_because_no_walk_makes_it() -> None:
     display.close()
     assert "project:shop" not in err.getvalue()
     assert "1 of 1 done" in err.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("verb", "lane", "action", "words"),
+    [
+        ("hold", "create", "delete", "holding back the health daemon"),
+        ("release", "create", "restart", "letting the health daemon go on"),
+        ("watching", "trust", "replace", "waiting until it watches"),
+        ("enrol", "trust", "create", "giving it an identity"),
+        ("revoke", "trust", "delete", "revoking its certificate"),
+        ("place", "create", "create", "putting its program in"),
+        ("exit", "wait", "create", "waiting for its end"),
+        ("healthy", "wait", "create", "waiting for a/1 to be healthy"),
+        ("create", "create", "create", "creating"),
+        ("update", "create", "restart", "updating"),
+        ("create", "volume", "create", "creating"),
+        ("delete", "volume", "delete", "deleting"),
+        ("stop", "stop", "replace", "stopping"),
+    ],
+)
+def test_every_step_says_what_it_does(
+    verb: str, lane: str, action: changes.Action, words: str
+) -> None:
+    one = step("instance:a/1", verb, lane)
+    change = changes.Change(address=one.address, action=action, cause="c", steps=(one,))
+    plan = changes.Plan(stack="shop", project="shop", server="local", changes=(change,))
+    told, err = shown("plain")
+    told.begin(plan)
+    told.started(one)
+    assert err.getvalue() == f"instance:a/1  {words}\n"
+
+
+def test_a_volume_that_is_filled_says_so() -> None:
+    deed = kind.Seed(
+        instance_path="i", pool_path="p", volume_path="v", body={}, target="/data", fill=True
+    )
+    one = msgspec.structs.replace(step("volume:data", "create", "volume"), deed=deed)
+    change = changes.Change(address=one.address, action="create", cause="c", steps=(one,))
+    told, err = shown("plain")
+    told.begin(changes.Plan(stack="s", project="s", server="l", changes=(change,)))
+    told.started(one)
+    assert err.getvalue() == "volume:data  filling\n"

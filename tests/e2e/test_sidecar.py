@@ -125,6 +125,26 @@ def test_it_is_set_up_without_being_asked_for(watched: Watched) -> None:
     assert case.ic("ps", "--json").json()["healthd"]["state"] == "watching"
 
 
+def test_one_that_has_the_guest_api_loses_it_in_a_visible_line_without_a_restart(
+    watched: Watched,
+) -> None:
+    case = watched.case
+    case.compose(STACK)
+    case.ic("up", "-d")
+    there = "os.path.exists('/dev/incus/sock')"
+    case.send("PATCH", f"/1.0/instances/{DAEMON}", {"config": {"security.guestapi": "true"}})
+    assert watched.inside(there)
+    started = case.started(DAEMON)
+    change = case.plan()[ADDRESS]
+    assert change["action"] == "update"
+    field = scenario.field(change, "config.security.guestapi")
+    assert (field["new"], field["impact"]) == ("false", "in-place")
+    case.ic("up", "-d")
+    watched.sound()
+    assert case.started(DAEMON) == started
+    assert not watched.inside(there)
+
+
 def test_nothing_of_it_is_secret_in_what_incus_and_the_journal_keep(watched: Watched) -> None:
     case = watched.case
     case.compose(STACK)
