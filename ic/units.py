@@ -9,6 +9,13 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+
+class Date(str):
+    """A date with its time, as an extension may hold it: YAML writes it without quotes."""
+
+    __slots__ = ()
+
+
 _DURATION_MS = {
     "ns": Decimal("0.000001"),
     "us": Decimal("0.001"),

@@ -17,7 +17,7 @@ import functools
 import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ic import errors
+from ic import errors, units
 from ic.compose import blocks
 from ic.fields import tree
 
@@ -29,6 +29,7 @@ NODE_LIMIT = 150_000
 DEPTH_LIMIT = 128
 
 _TAG_PREFIX = "tag:yaml.org,2002:"
+_MERGE_TAG = _TAG_PREFIX + "merge"
 
 
 @functools.cache
@@ -345,6 +346,10 @@ class _Builder:
                 value = self._resolved(text, position)
             elif style == '"':
                 self._check_text(text, position)
+        elif as_key and text == "<<" and (tag == _MERGE_TAG or (tag == "!" and not style)):
+            assert top is not None
+            self._merge_key(top, position)
+            return
         else:
             value, mark = self._tagged(text, style, tag, position)
             if isinstance(value, str):
@@ -365,7 +370,7 @@ class _Builder:
         except ValueError as problem:
             in_extension = any(one.key and one.key.startswith("x-") for one in self.stack)
             if in_extension:
-                return date(text)
+                return units.Date(date(text))
             path = _path(self.stack)
             told = f"{path}: {problem}" if path else str(problem)
             self.report.error("E_YAML_DATE", told, position)

@@ -46,6 +46,19 @@ class Blanks:
             while self.peek() not in _ENDS:
                 self.forward()
 
+    def scan_directive_name(self, start_mark: Any) -> str:
+        """The name of a directive: there are two."""
+        for name in ("YAML", "TAG"):
+            if self.prefix(len(name)) == name and self.peek(len(name)) in _BOUNDS:
+                self.forward(len(name))
+                return name
+        raise self.fault(
+            "while scanning a directive",
+            start_mark,
+            "expected %YAML or %TAG",
+            self.get_mark(),
+        )
+
     def scan_plain(self) -> Any:
         """A scalar without quotes, over several lines maybe."""
         start = end = self.get_mark()

@@ -76,8 +76,8 @@ def _list(values: list[Value], indent: str, lines: list[str], first: str | None 
 
 def _value(head: str, value: Value, indent: str, lines: list[str]) -> None:
     """What stands after a dash, or after the colon of a long key: its first line begins there."""
-    if isinstance(value, str):
-        _text_line(head, value, indent, lines)
+    if value.__class__ is str:
+        _text_line(head, cast("str", value), indent, lines)
     elif isinstance(value, dict) and value:
         _mapping(cast("Document", value), indent + "  ", lines, head)
     elif isinstance(value, list) and value:
@@ -155,7 +155,7 @@ def plain(value: Value) -> str:
         if value in _INFINITE:
             return ".inf" if value > 0 else "-.inf"
         return units.number_text(value)
-    return str(value)  # a whole number, {} or []
+    return str(value)  # a whole number, a date, {} or []
 
 
 _LONGEST_KEY = 128  # bytes
