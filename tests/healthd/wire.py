@@ -50,6 +50,7 @@ class Operation:
         self.fds = {name: uuid.uuid4().hex * 2 for name in ("0", "1", "2", "control")}
         self.streams: dict[str, socket.socket] = {}
         self.done = threading.Event()
+        self.exited = False  # nobody is killed any more by letting go of the output
         self.ended = 0.0
         self.code = 103
         self.err = ""
@@ -399,7 +400,7 @@ class Server:
         with contextlib.suppress(OSError):
             while one.recv(4096):
                 pass
-        if name != "0" and not made.done.is_set():
+        if name != "0" and not made.exited and not made.done.is_set():
             made.end(result={"return": 137})  # whoever lets go of the output kills the process
         return False
 
@@ -410,6 +411,7 @@ class Server:
             return
         code = 0 if word == "true" else 1 if word == "false" else 127
         err = "Command not found" if code == 127 else ""
+        made.exited = True
         time.sleep(self.behind)
         with contextlib.suppress(OSError):
             if word == "false":
