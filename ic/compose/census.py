@@ -22,7 +22,9 @@ _QUOTED_OR_COMMENT = (
 )
 _LEFT_OVER = rb"(?<![^\s\[{,:])[\"'#]"
 _KEY = rb"[^\s\[\]{},#&*!|>%@`?:-][^\n:]*"
-_ENTRY = rb"(?m)^ *(?:- |-$|\? |---(?: |$)|" + _KEY + rb":(?:[ \t]|$))"
+_ENTRY = rb"(?m)^(?:---(?: |$)| *(?:- |-$|\? |" + _KEY + rb":(?:[ \t]|$)))"
+# A dash that is deeper than a line of text before it may go on with that text.
+_DEEPER_DASH = rb"(?m)^( *)[^ \n][^\n]*[^\s:?-] *\n(?: *\n)*\1 +- "
 _FLOW = rb"(?m)^ *((?:- +)*(?:" + _KEY + rb": +)?)(?:[&!][^\s,\[\]{}]* +)*([\[{])[^\n]*"
 _SYMBOLS = b"[]{},"
 _REST = bytes(one for one in range(256) if one not in _SYMBOLS)
@@ -45,7 +47,11 @@ def is_beyond(content: bytes, limit: int) -> bool:
     if commas > limit:
         return True
     entries = re.finditer(_ENTRY, bare)
-    return next(itertools.islice(entries, limit - commas, None), None) is not None
+    last = next(itertools.islice(entries, limit - commas, None), None)
+    if last is None:
+        return False
+    bare = bare[: last.end()]
+    return not (b" - " in bare and re.search(_DEEPER_DASH, bare))
 
 
 def _without_block_scalars(content: bytes) -> bytes:

@@ -88,6 +88,7 @@ def parse_raw(content: bytes, outer: Mapping[str, str]) -> dict[str, str]:
         if not key or any(one.isspace() for one in key):
             raise Fault("E_ENV_FILE", number, f"{key!r} is not a name")
         if equals:
+            _check(key, value, number)
             found[key] = value
         elif key in outer:
             found[key] = outer[key]
@@ -95,14 +96,18 @@ def parse_raw(content: bytes, outer: Mapping[str, str]) -> dict[str, str]:
 
 
 def decode(content: bytes) -> str:
-    """The text of a file. Raises Fault."""
+    """The text of a file; bytes that are none are kept for whoever reads a value. Raises Fault."""
     if len(content) > SIZE_LIMIT:
         raise Fault("E_ENV_FILE", 1, f"the file has more than {SIZE_LIMIT} bytes")
-    try:
-        return content.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as problem:
-        line = content.count(b"\n", 0, problem.start) + 1
-        raise Fault("E_ENV_FILE", line, "this is not UTF-8 text") from problem
+    return content.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+
+
+def _check(name: str, value: str, line: int) -> None:
+    fault = tree.control_fault(value)
+    if "surrogate" in fault:
+        raise Fault("E_ENV_FILE", line, f"the value of {name} is not UTF-8 text")
+    if fault:
+        raise Fault("E_VALUE_CTRL", line, f"the value of {name} holds {fault}")
 
 
 class _File:
@@ -133,9 +138,7 @@ class _File:
                     self.found[key] = self.outer[key]
                 continue
             value = self._value()
-            fault = tree.control_fault(value)
-            if fault:
-                raise Fault("E_VALUE_CTRL", line, f"the value of {key} holds {fault}")
+            _check(key, value, line)
             self.size += len(value)
             if self.size > SIZE_LIMIT:
                 raise Fault("E_LIMIT", line, f"its values grow beyond {SIZE_LIMIT} characters")

@@ -64,9 +64,7 @@ def _part(whole: tree.Node, like: tree.Node, levels: int) -> tree.Node:
     data, names = whole.data, like.data
     if not (levels and isinstance(data, dict) and isinstance(names, dict)):
         return whole
-    kept = {
-        name: _part(data[name], one, levels - 1) for name, one in names.items() if name in data
-    }
+    kept = {name: _part(data[name], one, levels - 1) for name, one in names.items() if name in data}
     return tree.Node(kept, whole.position, whole.keys, whole.mark)
 
 

@@ -86,7 +86,7 @@ def _load(
     variables = found.env | {"COMPOSE_PROJECT_NAME": name}
     scope = Scope(directory=found.directory, root=found.directory, env=variables, chain=())
     root = loading.tree_of(found.files, scope)
-    if not root.data:
+    if not root.data and not report.failed:
         report.error("E_YAML", "the compose file is empty", root.position)
     if options.normalize:
         root = normal.normalize(root, name, variables if options.interpolate else {})

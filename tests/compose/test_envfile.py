@@ -76,6 +76,29 @@ def test_a_nul_is_refused_and_bytes_that_are_no_text() -> None:
     with pytest.raises(envfile.Fault) as caught:
         envfile.parse(b"A=1\nB=\xff\n", {}, {}, lambda _name, _line: None)
     assert caught.value.line == 2
+    with pytest.raises(envfile.Fault) as caught:
+        envfile.parse_raw(b"A=1\nB=\xff\n", {})
+    assert (caught.value.code, caught.value.line) == ("E_ENV_FILE", 2)
+
+
+def test_a_comment_may_be_in_any_encoding() -> None:
+    assert envfile.parse(b"# \xe9\nA=1 # \xe9\n", {}, {}, lambda _name, _line: None) == {"A": "1"}
+
+
+def test_a_file_that_says_the_same_everywhere_is_known() -> None:
+    assert envfile.is_closed(b"# c\n\nA=1\nB: x\n")
+    assert not envfile.is_closed(b"A=$B\n")
+    assert not envfile.is_closed(b"A=1\nB\n")
+
+
+def test_far_too_many_names_and_values_that_grow_are_refused() -> None:
+    with pytest.raises(envfile.Fault, match="more than 200000 names"):
+        parsed("".join(f"A{at}=1\n" for at in range(200_001)))
+    with pytest.raises(envfile.Fault, match="more than 200000 names"):
+        parsed("".join(f"A{at}=1 \n" for at in range(200_001)))
+    with pytest.raises(envfile.Fault, match="grow beyond") as caught:
+        parsed("A=" + "x" * 2**20 + "\n" + "".join(f"B{at}=$A\n" for at in range(9)))
+    assert caught.value.line == 9
 
 
 def test_a_variable_without_a_value_is_told_with_its_line() -> None:

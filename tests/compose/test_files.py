@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 import threading
 import time
 
@@ -10,6 +12,7 @@ import pytest
 from ic import errors
 from ic.compose import files
 from ic.fields import tree
+from tests.compose import stacks
 
 
 def found(root: pathlib.Path, env: dict[str, str] | None = None, **options: object) -> files.Found:
@@ -151,3 +154,99 @@ def test_a_slow_writer_is_waited_for_and_a_silent_one_is_not_for_ever(
     with pytest.raises(errors.UsageError, match="nothing was written"):
         files.Disk(str(tmp_path)).read(str(pipe))
     os.close(held)
+
+
+PIPES = {
+    "named": ("services: {web: {image: a}}", {"files": ("pipe",)}),
+    "include": ("include: [pipe]\nservices: {web: {image: a}}", {}),
+    "extends": ("services: {web: {extends: {file: pipe, service: b}}}", {}),
+    "env_file": ("services: {web: {image: a, env_file: pipe}}", {}),
+    "label_file": ("services: {web: {image: a, label_file: pipe}}", {}),
+    "--env-file": ("services: {web: {image: a}}", {"env_files": ("pipe",)}),
+    "override": ("services: {web: {image: a}}", {"name": "compose.override.yaml"}),
+    ".env": ("services: {web: {image: a}}", {"name": ".env"}),
+    "include's .env": ("include: [d/x.yaml]", {"name": "d/.env"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PIPES)
+def test_a_pipe_without_a_writer_is_one_error_wherever_it_stands(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr(files, "PIPE_WAIT_S", 0.1)
+    text, options = PIPES[place]
+    name = str(options.get("name", "pipe"))
+    given = {key: value for key, value in options.items() if key != "name"}
+    stacks.write(tmp_path, {"compose.yaml": text, "d/x.yaml": "services: {b: {image: b}}"})
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(errors.IcError) as caught:
+        stacks.load(tmp_path, None, **given)
+    assert "nothing was written to it for 0.1 s" in f"{caught.value}"
+    diagnostics = getattr(caught.value, "diagnostics", ())
+    assert len([one for one in diagnostics if one.severity == "error"]) <= 1
+
+
+UNREADABLE = {
+    "compose.yaml": "",
+    "compose.override.yaml": "services: {web: {image: a}}",
+    ".env": "services: {web: {image: a}}",
+    "e": "services: {web: {image: a, env_file: [{path: e, required: false}]}}",
+    "i": "include: [i]\nservices: {web: {image: a}}",
+    "x": "services: {web: {extends: {file: x, service: b}}}",
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_file_that_may_not_be_read_is_one_error_that_names_it(
+    tmp_path: pathlib.Path, name: str
+) -> None:
+    stacks.write(
+        tmp_path, {"compose.yaml": UNREADABLE[name], name: UNREADABLE[name] or "services: {}"}
+    )
+    (tmp_path / name).chmod(0)
+    # Read as somebody who owns nothing: to root no file is closed.
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and len(folder.parts) > 2:
+            folder.chmod(0o755)
+    code = (
+        "import os, sys\n"
+        "from ic import errors\n"
+        "from ic.compose import loader\n"
+        "os.setegid(65534) or os.seteuid(65534) if os.geteuid() == 0 else None\n"
+        "try:\n    loader.load(loader.Options(cwd=sys.argv[1], project_name='s'), {})\n"
+        "except errors.IcError as problem:\n    print(problem.code, problem.summary)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.stdout.startswith("E_FILE ")
+    assert f"{name}: Permission denied" in done.stdout
+    assert done.stdout.count("Permission denied") == 1
+
+
+LOOPS = {
+    "include": "include: [loop]\nservices: {web: {image: a}}",
+    "extends": "services: {web: {extends: {file: loop, service: b}}}",
+    "env_file": "services: {web: {image: a, env_file: loop}}",
+}
+
+
+@pytest.mark.parametrize("place", LOOPS)
+@pytest.mark.parametrize("kind", ["loop", "directory", "dangling"])
+def test_what_is_no_file_is_one_error_with_its_place(
+    tmp_path: pathlib.Path, place: str, kind: str
+) -> None:
+    if kind == "directory":
+        (tmp_path / "loop").mkdir()
+    else:
+        os.symlink("loop" if kind == "loop" else "nowhere", tmp_path / "loop")
+    error = stacks.refused(tmp_path, LOOPS[place])
+    (one,) = error.diagnostics
+    assert one.code == "E_FILE"
+    assert one.position is not None
+    assert "cannot read loop: " in one.summary
