@@ -129,13 +129,14 @@ def look(
         journal, observed = _observed(client, asked, env, observed.facts.images)
     found = recover.verdicts(journal.recorded.doubts, observed, journal.key)
     recorded = fold.settled(journal.recorded, found)
+    seen = recover.cleared(observed, found)
     return View(
         asked=asked,
         journal=journal,
         recorded=recorded,
         verdicts=found,
         observed=observed,
-        plan=_planned(asked, recorded, recover.cleared(observed, found), journal.key),
+        plan=_planned(client, asked, recorded, seen, journal.key),
     )
 
 
@@ -172,6 +173,20 @@ def _observed(
 
 
 def _planned(
+    client: incus.Client,
+    asked: Asked,
+    recorded: fold.Recorded,
+    observed: facts.Observed,
+    key: bytes,
+) -> changes.Plan:
+    """The plan. What images the server holds matters to one that pulls: only then it is asked."""
+    plan = _plan(asked, recorded, observed, key)
+    if not any(isinstance(step.deed, kind.Pull) for step in plan.steps):
+        return plan
+    return _plan(asked, recorded, observe.with_images(client, asked.project, observed), key)
+
+
+def _plan(
     asked: Asked, recorded: fold.Recorded, observed: facts.Observed, key: bytes
 ) -> changes.Plan:
     options = msgspec.structs.replace(asked.options, key=key)
@@ -287,7 +302,7 @@ def _settled(
         recorded=run.recorded,
         verdicts=found,
         observed=observed,
-        plan=_planned(asked, run.recorded, observed, run.key),
+        plan=_planned(client, asked, run.recorded, observed, run.key),
     )
 
 

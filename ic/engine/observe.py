@@ -1,9 +1,9 @@
 """Live state of a whole stack, and the facts that planning needs beside it, in a constant number of calls.
 
 In: a client, the Incus project's name, the stack (or None), what an earlier look resolved. Out: the
-journal as read, and Observed. Not pure; changes nothing. Seven calls for a settled stack, one more where a
+journal as read, and Observed. Not pure; changes nothing. Six calls for a settled stack, one more where a
 health daemon watches and for the log of each own instance that has ended, and none to a registry: what the
-journal knows is not asked again.
+journal knows is not asked again. What images the server holds is asked (`with_images`) for a plan that pulls.
 
 The run object is read before the project (a line of the journal is first there, then here), and everything
 else after both, so that live state is never older than the record it is compared with.
@@ -122,7 +122,7 @@ def observe(
         images=_every_image(stack, lookup, services=services, pull=pull, guard=guard, live=live)
         if stack is not None
         else {},
-        fingerprints=_fingerprints(client, where["project"]),
+        fingerprints=None,
         subnets=_subnets(networks, local=local),
         pools=pools or ((fallback,) if fallback else ()),
         default_pool=fallback,
@@ -149,6 +149,13 @@ def observe(
         doubles=tuple(sorter.doubles),
     )
     return journal, observed
+
+
+def with_images(client: incus.Client, project: str, observed: facts.Observed) -> facts.Observed:
+    """The same look with the images that the server holds: one call more."""
+    where = project if observed.facts.project_exists else _DEFAULT
+    found = msgspec.structs.replace(observed.facts, fingerprints=_fingerprints(client, where))
+    return msgspec.structs.replace(observed, facts=found)
 
 
 # --- whose is it ------------------------------------------------------------------------------------

@@ -29,8 +29,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     `images` maps a reference as written in the file to what the registry (or the journal) says of it.
     `subnets` are those of every network of the server and, where the server is this host, its routes (CIDR).
     `pools` are storage pools, `default_pool` the one that default's default profile has its root on.
-    `fingerprints` are the images that the server holds. `foreign` are names taken by things without our
-    stamp: {"instance": {...}, "network": {...}, "volume": {...}, "project": {...}}.
+    `fingerprints` are the images that the server holds, None while that was not asked. `foreign` are names
+    taken by things without our stamp:
+    {"instance": {...}, "network": {...}, "volume": {...}, "project": {...}}.
     `missing` are bind sources that do not exist, `local` is true when the server is this host.
     `https_address` is the server's `core.https_address`, empty when it listens nowhere, None when this client
     may not see it; `addresses` are those that the server says to be reached at, `server_fingerprint` is its
@@ -48,7 +49,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     project_marked: bool = False
     project_restrictions: dict[str, str] = {}
     images: dict[str, image.ImageFacts] = {}
-    fingerprints: frozenset[str] = frozenset()
+    fingerprints: frozenset[str] | None = frozenset()
     subnets: tuple[tuple[str, str], ...] = ()  # (CIDR, owner)
     pools: tuple[str, ...] = ()
     default_pool: str = ""

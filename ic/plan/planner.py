@@ -654,10 +654,11 @@ class _Work:
             known = self.recorded.get(address)
             kept = image.from_facts(known.facts) if known and known.facts else None
             same = kept is not None and kept.digest == found.digest
-            has = bool(found.fingerprint) and found.fingerprint in self.facts.fingerprints
+            held = self.facts.fingerprints
+            has = bool(found.fingerprint) and found.fingerprint in (held or ())
             if same and (has or address not in makes):
                 continue
-            if not self.facts.may_administer:
+            if not self.facts.may_administer and held is not None:
                 if has:  # somebody who may has pulled it
                     record = kind.Record(name=found.reference, facts=image.to_facts(found))
                     self.draft.note(address, "adopt", difference.ADOPTED, record)

@@ -306,7 +306,10 @@ def _check_rights(
     Said before the first change, with all that somebody who may has to do.
     """
     asks = row.enrol and not token
-    pulls = row.makes and given.found.fingerprint not in observed.facts.fingerprints
+    held = observed.facts.fingerprints
+    if row.makes and held is None:
+        return  # such a plan pulls; it is made again with what the server holds
+    pulls = row.makes and given.found.fingerprint not in (held or ())
     if observed.facts.may_administer or not (asks or pulls or given.https_address):
         return
     commands = [image.command(given.found)] if pulls else []

@@ -634,3 +634,18 @@ def test_the_service_runs_no_later_for_it(watched: Watched) -> None:
     with_it = [min(one[part] for _, one in pairs) for part in (0, 1)]
     assert with_it[0] <= without[0] + 0.3, pairs
     assert with_it[1] <= without[1] + 4.0, pairs
+
+
+def test_a_settled_stack_with_a_daemon_and_an_ended_job_is_read_in_eight_calls(
+    watched: Watched,
+) -> None:
+    case = watched.case
+    job = {"image": "busybox", "command": ["true"]}
+    case.compose({"services": {"web": checked(), "job": job}})
+    case.ic("up", "-d")
+    case.ended("job")
+    watched.healthy()
+    with case.watched() as seen:
+        assert "nothing to do" in case.ic("apply", "-y").out
+    assert {one.method for one in seen.passed} == {"GET"}
+    assert len(seen.passed) <= 8, [one.path for one in seen.passed]

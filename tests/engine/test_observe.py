@@ -173,7 +173,7 @@ def stack_of(*services: model.Service, **more: Any) -> model.Stack:
 # --- cost ---
 
 
-def test_a_look_costs_seven_calls_whatever_there_is(look: Looking) -> None:
+def test_a_look_costs_six_calls_whatever_there_is(look: Looking) -> None:
     for number in range(40):
         look.world.instance(f"web-{number}", look.world.marks(f"web/{number}"))
     look()
@@ -184,7 +184,6 @@ def test_a_look_costs_seven_calls_whatever_there_is(look: Looking) -> None:
         "GET /1.0/instances",
         "GET /1.0/networks",
         "GET /1.0/storage-pools/default/volumes/custom",
-        "GET /1.0/images",
     ]
 
 
@@ -194,7 +193,7 @@ def test_a_health_daemon_costs_one_call_more(look: Looking) -> None:
     look.world.state = sidecar.encode(sidecar.State(state="untrusted", since=7, detail="403"))
     found = look().facts
     assert found.sidecar_state == sidecar.State(state="untrusted", since=7, detail="403")
-    assert len(look.server.targets) == 8
+    assert len(look.server.targets) == 7
     for said in (None, b"{", b'{"state":"new word","since":1}'):
         look.world.state = said
         assert look().facts.sidecar_state is None
@@ -256,7 +255,7 @@ def test_without_a_project_there_is_less_to_ask_and_nothing_is_ours(look: Lookin
     look.world.config = None
     look.world.instance("web", {names.STACK: "shop", names.LINEAGE: "x", names.RESOURCE: "web/1"})
     found = look()
-    assert len(look.server.requests) == 6
+    assert len(look.server.requests) == 5
     assert (found.live, found.facts.project_exists, found.facts.project_marked) == (
         {},
         False,
@@ -482,8 +481,15 @@ def test_subnets_are_those_of_bridges_and_the_pool_is_that_of_the_default_profil
     assert ("10.1.0.1/24", "network br0") in found.subnets
     assert not any("br1" in owner for _, owner in found.subnets)
     assert (found.default_pool, found.pools) == ("default", ("default",))
-    assert found.fingerprints == frozenset({"abc"})
     assert (found.version, found.local) == ("7.0.2", True)
+
+
+def test_what_images_the_server_holds_is_a_question_of_its_own(look: Looking) -> None:
+    found = look()
+    assert found.facts.fingerprints is None
+    known = observe.with_images(look.client, "shop", found)
+    assert known.facts.fingerprints == frozenset({"abc"})
+    assert look.server.targets[-1] == "GET /1.0/images?project=shop"
 
 
 def test_without_a_root_disk_in_the_default_profile_all_pools_are_named(look: Looking) -> None:
@@ -626,7 +632,7 @@ def real(lab: labs.Lab) -> Iterator[client.Client]:
         yield made
 
 
-def test_the_labs_own_state_is_read_in_seven_calls(
+def test_the_labs_own_state_is_read_in_six_calls(
     real: client.Client, stack: fixtures.Stack
 ) -> None:
     calls: list[str] = []
@@ -675,12 +681,14 @@ def test_the_labs_own_state_is_read_in_seven_calls(
     try:
         calls.clear()
         journal, found = observe.observe(real, stack.name, None, ENV)
-        assert len(calls) == 7
+        assert len(calls) == 6
         assert journal.state == "ok"
         assert set(found.live) == {"instance:web/1", "network:default", "volume:data"}
         made = found.live["instance:web/1"]
         assert (made.power, made.ever_started, made.half_made) == ("Stopped", False, False)
-        assert pulled["fingerprint"] in found.facts.fingerprints
+        assert found.facts.fingerprints is None
+        known = observe.with_images(real, stack.name, found).facts.fingerprints
+        assert pulled["fingerprint"] in (known or ())
         assert ("10.200.77.1/24", f"network {bridge}") in found.facts.subnets
         assert found.facts.project_marked
         real.call("PUT", "/1.0/instances/web/state", of, {"action": "start"})

@@ -137,7 +137,8 @@ def test_a_restricted_client_uses_the_images_that_are_there_and_is_told_how_to_g
     known = msgspec.structs.replace(
         there.facts.images["nginx:2"], fingerprint="f2", resolved="registry.example/nginx@sha256:2"
     )
-    for fingerprints in (here.facts.fingerprints, here.facts.fingerprints | {"f2"}):
+    held = here.facts.fingerprints or frozenset()
+    for fingerprints in (held, held | {"f2"}):
         there = msgspec.structs.replace(
             there,
             facts=msgspec.structs.replace(

@@ -203,7 +203,7 @@ def _do(world: World, done: changes.Plan, step: kind.Step) -> World:
         live[step.address] = _power(live[step.address], "Running")
     elif isinstance(deed, kind.Pull):
         brought["fingerprint"] = names.short_hash(deed.reference, 12)
-        prints = found.fingerprints | {str(brought["fingerprint"])}
+        prints = (found.fingerprints or frozenset()) | {str(brought["fingerprint"])}
         found = msgspec.structs.replace(found, fingerprints=prints)
     changed = live.get(step.address)
     writes = step.event in {"inst.create", "inst.update"} and step.address != sidecar.ADDRESS
