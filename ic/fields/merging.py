@@ -127,8 +127,10 @@ def _pair(name: str, value: tree.Node, position: errors.Position) -> tree.Node:
 def names(
     base: tree.Node, over: tree.Node, key: schema.Key, where: str, report: tree.Report
 ) -> tree.Node:
-    """Lists of names as mappings of names to null, then key by key."""
+    """Lists of names as mappings of names to null, then key by key; of two without any, an empty one."""
     first, second = tree.as_mapping(base), tree.as_mapping(over)
+    if first.data is None and not second.data:
+        return tree.Node({}, first.position, {})
     if second.data is None:
         return first
     return mappings(first, second, key, where, report)
