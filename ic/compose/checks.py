@@ -32,11 +32,6 @@ def validate(root: tree.Node, report: tree.Report) -> None:
         where = f"services.{name}"
         for index, port in enumerate(_items(service, "ports")):
             _host_address(port, f"{where}.ports[{index}]", report)
-        for index, mount in enumerate(_items(service, "volumes")):
-            if _text(mount, "type") == "bind" and mount.child("source") is None:
-                report.error(
-                    schema.MISSING, f"{where}.volumes[{index}] has no source", mount.position
-                )
         for index, one in enumerate(_items(service, "develop", "watch")):
             path = one.child("path")
             if path is not None and path.data == "":

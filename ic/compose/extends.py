@@ -67,7 +67,7 @@ def apply(
     chains.foresee(services)
 
     def one(name: str, node: tree.Node) -> tree.Node:
-        if node.child("extends") is None:
+        if _extends_of(node) is None:
             return node
         made = chains.resolved(name, node, source)
         if made is None:
@@ -77,6 +77,12 @@ def apply(
         return made
 
     return graft.changed(document, "services", lambda node: graft.mapped(node, one))
+
+
+def _extends_of(service: tree.Node) -> tree.Node | None:
+    """What a service extends; one that says `!reset` there extends nothing."""
+    found = service.child("extends")
+    return None if found is None or found.mark == "reset" else found
 
 
 class _Chains:
@@ -117,9 +123,9 @@ class _Chains:
             if (here.file, at) in self.done:
                 base = self.done[here.file, at]
                 break
-            extends = node.child("extends")
+            extends = _extends_of(node)
             if extends is None:
-                base = node
+                base = graft.without(node, "extends")
                 break
             link = Link(at, node, here, extends)
             links.append(link)

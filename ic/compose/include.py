@@ -89,7 +89,8 @@ def apply(
     document: tree.Node, load: Callable[[Entry], tree.Node | None], report: tree.Report
 ) -> tree.Node:
     """The document without `include`, and with what its entries name; `load` gives the tree of one."""
-    if document.child("include") is None:
+    given = document.child("include")
+    if given is None or given.mark == "reset":
         return document
     for entry in entries(document, report):
         loaded = load(entry)

@@ -81,7 +81,7 @@ def _with_names(top: tree.Node, stack: str) -> tree.Node:
         named = resource.child("name")
         if named is None or named.data is None:
             external = resource.child("external")
-            name = key if external is not None and external.data is True else f"{stack}_{key}"
+            name = key if external is not None and _is_true(external.data) else f"{stack}_{key}"
             resource = tree.Node(
                 {**_mapping(resource), "name": tree.Node(name, resource.position)},
                 resource.position,
@@ -89,6 +89,11 @@ def _with_names(top: tree.Node, stack: str) -> tree.Node:
             )
         data[key] = resource
     return tree.Node(data, top.position, top.keys)
+
+
+def _is_true(data: object) -> bool:
+    """Whether a value says yes; text still does where no variables are filled in."""
+    return data is True or data in ("1", "t", "T", "TRUE", "true", "True")
 
 
 def _mapping(node: tree.Node) -> dict[str, tree.Node]:

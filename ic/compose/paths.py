@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ic.compose import graft
-from ic.fields import tree
+from ic.fields import schema, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -137,6 +137,10 @@ class _Places:
         kind = node.child("type")
         if kind is None or kind.data != "bind":
             return node
+        if node.child("source") is None:
+            self.report.error(
+                schema.MISSING, "a volume of the type 'bind' has no source", node.position
+            )
         return graft.changed(node, "source", self.host)
 
     def volume(self, node: tree.Node) -> tree.Node:

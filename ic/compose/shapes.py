@@ -348,7 +348,9 @@ def _many(value: Value, form: Form) -> Value:
 
 
 def _hosts(value: Value, form: Form) -> Value:  # noqa: ARG001
-    """Host names and addresses, each as NAME=ADDRESS, sorted."""
+    """Host names and addresses, each as NAME=ADDRESS, sorted; names without any leave an empty list."""
+    if not value:
+        return None
     found: list[str] = []
     if isinstance(value, dict):
         for name, given in cast("Mapping[str, Value]", value).items():
@@ -470,7 +472,7 @@ _shape(
     "BUILD",
     """context:text dockerfile:text dockerfile_inline:text entitlements:texts args:variables
     provenance:text sbom:text ssh:keys labels:labels cache_from:texts cache_to:texts no_cache:flag
-    additional_contexts:labels pull:flag extra_hosts:hosts isolation:text network:text target:text
+    additional_contexts:labels pull:flag extra_hosts:hosts? isolation:text network:text target:text
     secrets:[GRANT] shm_size:size tags:texts ulimits:limits platforms:texts privileged:flag""",
 )
 _shape(
@@ -549,7 +551,7 @@ SERVICE = _shape(
     credential_spec:CREDENTIALS? depends_on:{DEPENDENCY} deploy:DEPLOY? device_cgroup_rules:texts
     devices:[DEVICE] dns:texts dns_opt:texts dns_search:texts domainname:text entrypoint:words~
     provider:PROVIDER? environment:resolved env_file:env-files expose:texts extends:EXTENDS?
-    external_links:texts extra_hosts:hosts group_add:texts gpus:[REQUEST] hostname:text
+    external_links:texts extra_hosts:hosts? group_add:texts gpus:[REQUEST] hostname:text
     healthcheck:HEALTHCHECK? image:text init:flag? ipc:text isolation:text labels:labels
     label_file:texts links:texts logging:LOGGING? mem_limit:size mem_reservation:size
     memswap_limit:size mem_swappiness:size mac_address:text models:{SERVICE_MODEL}

@@ -443,8 +443,8 @@ def _equal(value: object, earlier: object) -> bool:
         one, other = cast("dict[str, object]", value), cast("dict[str, object]", earlier)
         return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
     if isinstance(value, list) and isinstance(earlier, list):
-        pairs_ = zip(cast("list[object]", value), cast("list[object]", earlier), strict=False)
-        return len(value) == len(earlier) and all(_equal(one, other) for one, other in pairs_)  # pyright: ignore[reportUnknownArgumentType]
+        these, those = cast("list[object]", value), cast("list[object]", earlier)
+        return len(these) == len(those) and all(map(_equal, these, those))
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if (
             isinstance(earlier, str)
