@@ -445,15 +445,12 @@ def _equal(value: object, earlier: object) -> bool:
     if isinstance(value, list) and isinstance(earlier, list):
         these, those = cast("list[object]", value), cast("list[object]", earlier)
         return len(these) == len(those) and all(map(_equal, these, those))
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if (
-            isinstance(earlier, str)
-            and len(earlier) < 40
-            and re.fullmatch(_DECIMAL, earlier, re.ASCII)
-        ):
-            return value == float(earlier)
-        return type(earlier) in (int, float) and value == earlier
-    return type(value) is type(earlier) and value == earlier
+    if isinstance(value, bool) or isinstance(earlier, bool):
+        return value is earlier
+    if isinstance(value, (int, float)) and isinstance(earlier, str):
+        short = earlier[:40]
+        return re.fullmatch(_DECIMAL, short, re.ASCII) is not None and value == float(short)
+    return value == earlier
 
 
 def validate(node: tree.Node, key: Key, report: tree.Report, where: str = "") -> None:
