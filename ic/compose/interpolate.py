@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DEPTH_LIMIT = 64
 SIZE_LIMIT = 8 * 2**20
+BRACES_LIMIT = 10_000
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPERATORS = (":-", ":?", ":+", "-", "?", "+")
@@ -140,6 +141,8 @@ class _Scan:
             level += -1 if found[0] == "}" else 1
             if not level:
                 return found.start()
+            if level > BRACES_LIMIT:
+                raise Fault("E_INTERP_DEPTH", f"more than {BRACES_LIMIT} braces are open at once")
         return last
 
     def _line_end(self, at: int) -> int:

@@ -156,7 +156,7 @@ def test_a_slow_writer_is_waited_for_and_a_silent_one_is_not_for_ever(
     os.close(held)
 
 
-PIPES = {
+PIPES: dict[str, tuple[str, dict[str, object]]] = {
     "named": ("services: {web: {image: a}}", {"files": ("pipe",)}),
     "include": ("include: [pipe]\nservices: {web: {image: a}}", {}),
     "extends": ("services: {web: {extends: {file: pipe, service: b}}}", {}),
@@ -180,7 +180,7 @@ def test_a_pipe_without_a_writer_is_one_error_wherever_it_stands(
     stacks.write(tmp_path, {"compose.yaml": text, "d/x.yaml": "services: {b: {image: b}}"})
     os.mkfifo(tmp_path / name)
     with pytest.raises(errors.IcError) as caught:
-        stacks.load(tmp_path, None, **given)
+        stacks.load(tmp_path, None, **given)  # pyright: ignore[reportArgumentType]
     assert "nothing was written to it for 0.1 s" in f"{caught.value}"
     diagnostics = getattr(caught.value, "diagnostics", ())
     assert len([one for one in diagnostics if one.severity == "error"]) <= 1
