@@ -309,6 +309,7 @@ class _Walk:
         return (
             isinstance(data, float)
             and data.is_integer()
+            and -(2.0**63) <= data < 2.0**63
             and key.types is not None
             and int in key.types
         )

@@ -63,6 +63,7 @@ def test_what_is_allowed(text: str) -> None:
         ("pairs: {'': 1}", "E_NAME pairs has an empty name"),
         ("pairs: {a: []}", "E_TYPE pairs.a must be a number, true or false or text, not a list"),
         ("closed: {a: b, x-any: 1}", "E_UNKNOWN_KEY closed has the unknown key 'x-any'"),
+        ("inner: {size: 1e21}", "E_TYPE inner.size must be a whole number, not a number"),
         ("closed: {}", "E_MISSING closed has no a add a:"),
         ("future: 1", "E_NEWER_KEY the top level has the key 'future', which is newer than docker compose 2.40.3"),
     ],
