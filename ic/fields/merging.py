@@ -180,14 +180,17 @@ def subnets(
     """Pools of addresses: those of one subnet are merged, others stand beside each other.
 
     The base's pools go through all later ones in turn, as docker compose has it: a pool of the base that no
-    later one names is kept only where the later file has none at all.
+    later one names is kept only where the later file has none at all. A pool stays the same one wherever it
+    was put on its way, so that what it becomes later shows in every place (`_in_turn`).
     """
     if not isinstance(base.data, list) or not isinstance(over.data, list):
         return over if over.data is not None else base
     firsts = base.data
+    if len(firsts) * len(over.data) <= _FEW_POOLS:
+        return tree.Node(_in_turn(firsts, over.data, key, where, report), base.position)
     if all(map(_named_subnet, (*firsts, *over.data))):
         # Each goes through them all and puts its own in the place of what those before it left.
-        firsts = [firsts[0], firsts[-1]] if len(firsts) > 2 else firsts
+        firsts = [firsts[0], firsts[-1]]
     else:
         report.make(len(firsts) * len(over.data), where, over.position)
     found: dict[object, tree.Node] = {}
@@ -200,6 +203,36 @@ def subnets(
             merged = mappings(merged, second, key.item, where, report)
             found[_subnet(merged)] = merged
     return tree.Node(list(found.values()), base.position)
+
+
+_FEW_POOLS = 1_000  # pairs of pools; where there are more, one that is put twice shows once
+
+
+def _in_turn(
+    firsts: list[tree.Node],
+    seconds: list[tree.Node],
+    key: schema.Key,
+    where: str,
+    report: tree.Report,
+) -> list[tree.Node]:
+    found: list[
+        list[tree.Node]
+    ] = []  # each pool in a place of its own, which a pool may have several times
+    for first in firsts:
+        own = [first]
+        for second in seconds:
+            there = any(_subnet(one[0]) == _subnet(second) for one in found)
+            if _subnet(second) != _subnet(own[0]) and not there:
+                found.append([second])
+                continue
+            own[0] = mappings(own[0], second, key.item, where, report)
+            wanted = _subnet(own[0])
+            at = next((at for at, one in enumerate(found) if _subnet(one[0]) == wanted), None)
+            if at is None:
+                found.append(own)
+            else:
+                found[at] = own
+    return [one[0] for one in found]
 
 
 def _named_subnet(pool: tree.Node) -> bool:

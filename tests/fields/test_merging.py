@@ -92,14 +92,14 @@ def one_by_one(base: list[dict[str, str]], over: list[dict[str, str]]) -> list[d
     """Every pool of the base through every later one, as docker compose does it, and as slowly."""
     found: list[dict[str, str]] = []
     for first in base:
-        pool = first
+        pool = dict(first)
         for second in over:
             if second.get("subnet") != pool.get("subnet") and all(
                 one.get("subnet") != second.get("subnet") for one in found
             ):
                 found.append(second)
                 continue
-            pool = {**pool, **second}
+            pool.update(second)  # wherever it was put already
             same = [at for at, one in enumerate(found) if one.get("subnet") == pool.get("subnet")]
             if same:
                 found[same[0]] = pool
