@@ -373,6 +373,8 @@ def _first(state: State, asked: spec.Spec, seen: Seen, now: int) -> Turn:
             healthy_since=now if kept == "healthy" else None,
             heard=now,
         )
+        if _unfinished(state, seen.run):  # the server may be at it: its process has time to end
+            state = _replace(state, theirs_until=now + asked.grace_ms + OURS_MS)
         pause = _pause(state, asked, now)
         fresh = 0 <= seen.age_ms < pause and state.status == "starting"
         due = state.started + pause if fresh else _staggered(state, asked, now)

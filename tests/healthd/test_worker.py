@@ -471,6 +471,20 @@ def test_a_successor_finishes_what_was_begun(do: str, restart: spec.Policy):
     assert other.deeds() == []
 
 
+def test_a_successor_does_not_restart_what_is_just_being_restarted():
+    asked = spec.Spec(name="web", test=TEST, interval_ms=1_000, retries=1, grace_ms=10_000)
+    claim = spec.Claim(restarts=1, run="one", do="restart")
+    one = One(asked).running(status="unhealthy", claim=claim)
+    begin = one.now
+    while one.now < begin + 13_000:
+        one.probe(1)
+    assert one.deeds() == []
+    while one.now < begin + 17_000 and not one.deeds():
+        one.probe(1)
+        one.run_to(one.now)
+    assert one.deeds() == ["restart"]
+
+
 def test_an_old_claim_is_void_after_the_next_start():
     one = One(spec.Spec(name="web", restart="unless-stopped"))
     claim = spec.Claim(restarts=1, run="one", do="restart")
