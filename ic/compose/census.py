@@ -20,6 +20,7 @@ _QUOTED_OR_COMMENT = (
     rb"(?<![^\s\[{,:])(?:\"[^\"\\]*(?:\\[\s\S][^\"\\]*){0,2000}\"|'[^']*(?:''[^']*){0,2000}')(?=[\s,\]}:]|\Z)"
     rb"|(?<!\S)#[^\n]*"
 )
+_NO_PAIR = rb"[^\s\[{,:]\0|\0(?![\s,\]}:]|\Z)"
 _LEFT_OVER = rb"(?<![^\s\[{,:])[\"'#]"
 _KEY = rb"[^\s\[\]{},#&*!|>%@`?:-][^\n:]*"
 _ENTRY = rb"(?m)^(?:---(?: |$)| *(?:- |-$|\? |" + _KEY + rb":(?:[ \t]|$)))"
@@ -79,6 +80,13 @@ def _without_quoted(content: bytes, limit: int) -> bytes:
     """The text without comments, `q` for every quoted text, up to where a quote stands that has no other."""
     if b'"' not in content and b"'" not in content and b"#" not in content:
         return content
+    if b"\\" not in content and b"#" not in content and b"\0" not in content:
+        for quote, other in ((b'"', b"'"), (b"'", b'"')):
+            if other not in content:
+                parts = content.split(quote, 5 * limit)
+                bare = b"\0".join(parts[: 5 * limit : 2])
+                if len(parts) % 2 and not re.search(_NO_PAIR, bare):
+                    return bare.replace(b"\0", b"q")
     found = re.finditer(_QUOTED_OR_COMMENT, content)
     pieces: list[bytes] = []
     at = room = 0
