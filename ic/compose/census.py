@@ -83,9 +83,8 @@ def _without_quoted(content: bytes, limit: int) -> bytes:
     if b"\\" not in content and b"#" not in content and b"\0" not in content:
         for quote, other in ((b'"', b"'"), (b"'", b'"')):
             if other not in content:
-                parts = content.split(quote, 5 * limit)
-                bare = b"\0".join(parts[: 5 * limit : 2])
-                if len(parts) % 2 and not re.search(_NO_PAIR, bare):
+                bare = _between(content, quote, limit)
+                if not re.search(_NO_PAIR, bare):
                     return bare.replace(b"\0", b"q")
     found = re.finditer(_QUOTED_OR_COMMENT, content)
     pieces: list[bytes] = []
@@ -106,6 +105,18 @@ def _without_quoted(content: bytes, limit: int) -> bytes:
     bare = b"".join(pieces)
     odd = re.search(_LEFT_OVER, bare)
     return bare if odd is None else bare[: odd.start()]
+
+
+def _between(content: bytes, quote: bytes, limit: int) -> bytes:
+    """What stands between texts in one kind of quotes, a NUL for each of these; the beginning is enough."""
+    pieces: list[bytes] = []
+    for _ in range(5 * limit // _BATCH + 1):
+        parts = content.split(quote, _BATCH)
+        pieces.append(b"\0".join(parts[:_BATCH:2]))
+        if len(parts) <= _BATCH:
+            break
+        content = parts[_BATCH]
+    return b"\0".join(pieces)
 
 
 def _without_flows(bare: bytes, limit: int) -> tuple[bytes, int]:
