@@ -1,4 +1,4 @@
-"""Durations, byte sizes, ports and numbers: text to value and back, as compose files and docker write them.
+"""Durations, times, byte sizes, ports and numbers: text to value and back, as docker writes them.
 
 Pure; imports nothing of ic. What cannot be read raises ValueError with a reason that completes the
 sentence "cannot read X: ...". Durations are integers of milliseconds, sizes integers of bytes.
@@ -179,3 +179,17 @@ def is_address(text: str) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def time_ms(text: str) -> int | None:
+    """An RFC 3339 time in UTC, as servers write it (up to nanoseconds), in milliseconds; None for no time."""
+    import calendar
+    import time
+
+    whole, _, rest = text.removesuffix("Z").partition(".")
+    try:
+        seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return None
+    fraction = rest[:3].ljust(3, "0") if rest[:3].isdecimal() else "000"
+    return seconds * 1000 + int(fraction)

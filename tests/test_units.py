@@ -123,3 +123,18 @@ def test_an_address_inside_of_a_subnet_is_told_where_the_subnet_begins() -> None
 )
 def test_addresses_of_both_families(*, text: str, is_one: bool) -> None:
     assert units.is_address(text) is is_one
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("2025-11-22T06:40:00Z", 1_763_793_600_000),
+        ("2025-11-22T06:40:00.123456789Z", 1_763_793_600_123),
+        ("2025-11-22T06:40:00.5Z", 1_763_793_600_500),
+        ("1970-01-01T00:00:00Z", 0),
+        ("", None),
+        ("soon", None),
+    ],
+)
+def test_times_of_the_server(text: str, ms: int | None) -> None:
+    assert units.time_ms(text) == ms

@@ -19,6 +19,7 @@ import ic
 from ic import buildinfo, errors, names
 from ic.compose import model
 from ic.engine import deeds, execute, observe, recover
+from ic.engine.tools import Tools
 from ic.journal import book, fold, lease
 from ic.plan import changes, desired, facts, planner, watch
 from ic.resources import kind
@@ -348,7 +349,7 @@ def _executed(
     client: incus.Client, run: book.Run, view: View, env: Mapping[str, str], terms: Terms
 ) -> execute.Result:
     """Walk the plan."""
-    tools = deeds.Tools(
+    tools = Tools(
         client=client,
         lineage=run.lineage,
         guard=run.guard,

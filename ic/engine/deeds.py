@@ -12,17 +12,18 @@ from __future__ import annotations
 import math
 import os
 import re
-import time
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, unquote
 
-import msgspec
-
-from ic import errors, names
+from ic import errors, names, units
 from ic.engine import health, sidecar
 from ic.incus import client, lxclog
 from ic.resources import kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ic.engine.tools import Tools
 
 RETRY_SECONDS = 60.0
 """How long one deed is tried again while its object is busy, or while the server does not answer."""
@@ -32,24 +33,6 @@ SETTLED_STOP = ("already stopped", "is not running", "isn't running")
 SETTLED_START = ("already running",)
 
 Body = dict[str, Any]
-
-
-class Tools(msgspec.Struct, frozen=True, kw_only=True):
-    """What a deed needs beside itself. `guard` and `confirm_delete` raise Fenced when the lease is lost.
-
-    `interrupted` says whether a person wants to stop: a deed that waits gives up. `token_file` is
-    `--healthd-token`.
-    """
-
-    client: client.Client
-    lineage: str
-    guard: Callable[[], None]
-    confirm_delete: Callable[[], None]
-    env: Mapping[str, str]
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-    interrupted: Callable[[], bool] = lambda: False
-    token_file: str = ""
 
 
 def perform(
@@ -586,15 +569,11 @@ def _raise_entrypoint(
 
 def _started_since(tools: Tools, instance: Body, began: float) -> bool:
     """Whether an instance was started after `began`, by the server's own clock (whole seconds)."""
-    import datetime as dt
-
-    text = re.sub(r"\.\d+", "", str(instance.get("last_used_at", "")))
-    try:
-        used = dt.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
-    except ValueError:
+    used = units.time_ms(str(instance.get("last_used_at", "")))
+    if used is None:
         return False
     elapsed = tools.clock() - began
-    return used >= tools.client.date_ms() / 1000 - elapsed - 1.0
+    return used // 1000 >= tools.client.date_ms() / 1000 - elapsed - 1.0
 
 
 def _instance_name(path: str) -> str:

@@ -11,7 +11,6 @@ proof are one write. Anything without our stamp is never touched.
 
 from __future__ import annotations
 
-import calendar
 import contextlib
 import threading
 import time
@@ -20,7 +19,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from ic import errors, names
+from ic import errors, names, units
 from ic.engine import sidecar
 from ic.journal import events, fold, redact
 from ic.resources import kind
@@ -135,7 +134,7 @@ def _started(
 ) -> tuple[events.Status, str]:
     if live is None:
         return "undone", "it is not there"
-    since = wall_ms(live.started)
+    since = units.time_ms(live.started)
     # The server keeps whole seconds here and there: the second of the intent counts as after it.
     again = since is not None and live.ever_started and since // 1000 >= doubt.time // 1000
     if restart:
@@ -221,17 +220,6 @@ def _is(text: str | None, value: fold.Value, key: bytes) -> bool:
     return (
         redact.digest(key, text) == value.hmac if isinstance(value, fold.Digest) else text == value
     )
-
-
-def wall_ms(text: str) -> int | None:
-    """An RFC 3339 time of the server (always UTC, up to nanoseconds) in milliseconds, None for no time."""
-    whole, _, rest = text.removesuffix("Z").partition(".")
-    try:
-        seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
-        return None
-    fraction = rest[:3].ljust(3, "0") if rest[:3].isdecimal() else "000"
-    return seconds * 1000 + int(fraction)
 
 
 def cleared(observed: facts.Observed, found: tuple[fold.Verdict, ...]) -> facts.Observed:

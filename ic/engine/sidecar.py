@@ -19,14 +19,14 @@ from urllib.parse import unquote
 
 import msgspec
 
-from ic import errors
+from ic import errors, units
 from ic.incus import client as incus
 from ic.resources import sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ic.engine import deeds
+    from ic.engine.tools import Tools
     from ic.resources import kind
 
 Body = dict[str, Any]
@@ -64,7 +64,7 @@ class Server(Protocol):
 # --- a file ---------------------------------------------------------------------------------------
 
 
-def place(tools: deeds.Tools, deed: kind.Place) -> None:
+def place(tools: Tools, deed: kind.Place) -> None:
     """Put a file of this machine into an instance, the directories to it first. Done twice, it is the same.
 
     Raises PlanError when the file cannot be read.
@@ -186,7 +186,7 @@ class _Token(msgspec.Struct, frozen=True):
     operation: str = ""
 
 
-def enrol(tools: deeds.Tools, deed: kind.Enrol) -> dict[str, str]:
+def enrol(tools: Tools, deed: kind.Enrol) -> dict[str, str]:
     """Give the started daemon its identity and wait until it watches; the certificate's fingerprint.
 
     Raises OperationFailed (E_HEALTHD) with the daemon's own reason when it does not get there in time, when
@@ -209,7 +209,7 @@ def _as_revoke(deed: kind.Enrol) -> kind.Revoke:
     return kind.Revoke(name=deed.name, projects=deed.projects)
 
 
-def _made(tools: deeds.Tools, deed: kind.Enrol) -> _Token:
+def _made(tools: Tools, deed: kind.Enrol) -> _Token:
     """A new token of the server, restricted to the projects. Raises Forbidden with what is to be done."""
     body: Body = {
         "name": deed.name,
@@ -314,7 +314,7 @@ class _Refused(errors.OperationFailed):
 class _Setup:
     """A started sidecar that is to come to work: whether it lives, and what it says."""
 
-    def __init__(self, tools: deeds.Tools, deed: kind.Enrol | kind.AwaitWatching) -> None:
+    def __init__(self, tools: Tools, deed: kind.Enrol | kind.AwaitWatching) -> None:
         self.tools = tools
         self.client = tools.client
         self.path, self.query = deed.path, deed.query
@@ -325,10 +325,8 @@ class _Setup:
 
     def alive(self) -> str:
         """When the sidecar was started. Raises OperationFailed when it is not running any more."""
-        from ic.engine import recover
-
         found = cast("Body", self.client.get(self.path, self.query))
-        self.since = self.since or recover.wall_ms(str(found.get("last_used_at", ""))) or 0
+        self.since = self.since or units.time_ms(str(found.get("last_used_at", ""))) or 0
         if found.get("status") != "Running":
             raise self.ended()
         return str(found.get("last_used_at", ""))
@@ -388,7 +386,7 @@ class _Setup:
         )
 
 
-def await_watching(tools: deeds.Tools, deed: kind.AwaitWatching) -> None:
+def await_watching(tools: Tools, deed: kind.AwaitWatching) -> None:
     """Wait until a started daemon that has its identity watches.
 
     Raises OperationFailed (E_HEALTHD) with its own reason when its process ends, when it comes to a state
@@ -410,7 +408,7 @@ def await_watching(tools: deeds.Tools, deed: kind.AwaitWatching) -> None:
 class _Enrolment(_Setup):
     """One sidecar that is being given an identity."""
 
-    def __init__(self, tools: deeds.Tools, deed: kind.Enrol) -> None:
+    def __init__(self, tools: Tools, deed: kind.Enrol) -> None:
         super().__init__(tools, deed)
         self.deed = deed
 
@@ -576,8 +574,6 @@ def why_not(client: incus.Client, volume: str, query: Mapping[str, str]) -> str:
 
     What it said before its last start is of an earlier life, and says nothing.
     """
-    from ic.engine import recover
-
     path = incus.path("instances", sidecar.INSTANCE)
     try:
         body = cast("Body", client.get(path, query))
@@ -586,7 +582,7 @@ def why_not(client: incus.Client, volume: str, query: Mapping[str, str]) -> str:
     if body.get("status") != "Running":
         return f"its process {_end(client, path, query)}"
     state = read_state(client, volume, query)
-    since = recover.wall_ms(str(body.get("last_used_at", ""))) or 0
+    since = units.time_ms(str(body.get("last_used_at", ""))) or 0
     if state is not None and state.since < since:
         state = None
     return "" if state is not None and state.state == "watching" else trouble(state)
@@ -614,14 +610,12 @@ def logged_since(
 
 def _written(line: str) -> int:
     """When a line of the log was written, in ms since 1970; 0 for what is none. Pure."""
-    from ic.engine import recover
-
     try:
         found: object = msgspec.json.decode(line)
     except (msgspec.MsgspecError, RecursionError):
         return 0
     text = cast("dict[str, object]", found).get("time") if isinstance(found, dict) else None
-    return recover.wall_ms(str(text)) or 0
+    return units.time_ms(str(text)) or 0
 
 
 def trouble(state: sidecar.State | None) -> str:

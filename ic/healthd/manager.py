@@ -12,7 +12,6 @@ What a verdict means is decided in `worker`, when a restart has to wait in `stor
 
 from __future__ import annotations
 
-import calendar
 import contextlib
 import heapq
 import queue
@@ -25,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from ic import errors, names
+from ic import errors, names, units
 from ic.healthd import daemon, probes, spec, storm, worker
 from ic.incus import transport
 
@@ -692,13 +691,8 @@ class Manager:
 
     def _age_ms(self, run: str) -> int:
         """How long ago a time of the server (RFC 3339) was, by this machine's time of day."""
-        try:
-            at = calendar.timegm(time.strptime(run[:19], "%Y-%m-%dT%H:%M:%S"))
-            part = run[19:].rstrip("Z")
-            at_ms = at * 1000 + (int(float("0" + part) * 1000) if part.startswith(".") else 0)
-        except ValueError:
-            return 0
-        return max(0, int(self._wall() * 1000) - at_ms)
+        at = units.time_ms(run)
+        return 0 if at is None else max(0, int(self._wall() * 1000) - at)
 
     # --- events ----------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ device and instance names. Problems are collected and raised together, as one Pl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,42 +21,7 @@ from ic.resources import image, kind, project, sidecar, volume
 if TYPE_CHECKING:
     from ic.compose import model
     from ic.journal import fold
-    from ic.plan import facts
-
-Mode = Literal["apply", "up", "stop", "down", "destroy"]
-PullPolicy = Literal["always", "missing", "never"]
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line says about a plan.
-
-    `services` empty means all. `grace_ms` overrides every stop grace period (`down -t`). `key` is the
-    stack's digest key, `pull` the `--pull` option.
-
-    `healthd` false leaves the health daemon out and removes one that is there. `healthd_source` is the file
-    that is pushed into it, `healthd_build` that file's digest, `healthd_runs_itself` whether it needs no
-    Python, `healthd_image` what it runs in (empty: `x-ic`, else the usual one), `healthd_token` a file with a
-    token that an administrator made.
-    """
-
-    mode: Mode = "apply"
-    services: tuple[str, ...] = ()
-    remove_orphans: bool = False
-    volumes: bool = False
-    grace_ms: int | None = None
-    key: bytes = b""
-    pull: PullPolicy | None = None
-    healthd: bool = True
-    healthd_image: str = ""
-    healthd_source: str = ""
-    healthd_build: str = ""
-    healthd_runs_itself: bool = False
-    healthd_token: str = ""
-
-    @property
-    def removes(self) -> bool:
-        """Whether what is absent from all files is removed by this plan: `apply` does, `up` when asked."""
-        return self.remove_orphans or (self.mode == "apply" and not self.services)
+    from ic.plan import asked, facts
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +76,7 @@ def nothing(stack: str) -> Desired:
 
 
 def build(
-    stack: model.Stack, recorded: fold.Recorded, observed: facts.Observed, options: Options
+    stack: model.Stack, recorded: fold.Recorded, observed: facts.Observed, options: asked.Options
 ) -> Desired:
     """Every selected resource with all its planned values.
 
@@ -129,7 +94,7 @@ _RESTRICTIONS: tuple[tuple[str, str, str], ...] = (
 
 
 def _left_alone(
-    stack: model.Stack, recorded: fold.Recorded, observed: facts.Observed, options: Options
+    stack: model.Stack, recorded: fold.Recorded, observed: facts.Observed, options: asked.Options
 ) -> frozenset[str]:
     """The live instances of services that no file names, where this plan does not remove them."""
     services = {*stack.services, *stack.inactive}
@@ -151,7 +116,7 @@ class _Work:
         stack: model.Stack,
         recorded: fold.Recorded,
         observed: facts.Observed,
-        options: Options,
+        options: asked.Options,
     ) -> None:
         self.ground = ground.Ground(
             stack,

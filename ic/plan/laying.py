@@ -546,6 +546,19 @@ class Draft:
         self.put(resource.address, action, cause, (step,), fields)
 
 
+def why_start(live: kind.Live) -> str:
+    """Why an instance that is to run is to be started, by its power; empty when it runs."""
+    if live.power == "Running":
+        return ""
+    if live.power == "Frozen":
+        return "frozen"
+    if not live.ever_started:
+        return "never started"
+    if live.exit_code is not None:
+        return f"exited ({live.exit_code})"
+    return "in error" if live.power == "Error" else "stopped"
+
+
 def signal_of(live: kind.Live) -> str:
     """The stop signal of an instance that cannot carry it in a low-level key."""
     return live.fields.get(("config", names.SIGNAL), "")

@@ -24,7 +24,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ic import errors, names
-from ic.plan import changes, claims, confine, desired, difference, facts, laying, watch
+from ic.plan import (
+    asked,
+    changes,
+    claims,
+    confine,
+    desired,
+    difference,
+    facts,
+    laying,
+    upkeep,
+    watch,
+)
 from ic.resources import image, instance, kind, network, project, volume
 
 if TYPE_CHECKING:
@@ -32,7 +43,7 @@ if TYPE_CHECKING:
 
     from ic.journal import fold
 
-Options = desired.Options
+Options = asked.Options
 
 FALLBACK_GRACE_MS = 10_000
 
@@ -109,7 +120,7 @@ class _Work:
         self.options = options
         self.project = wanted.project
         self.book = difference.Book(recorded.resources, options.key, recorded.lineage)
-        self.guard: watch.Row | None = None
+        self.guard: upkeep.Row | None = None
         self.tightening = confine.Tightening()
         self.draft = laying.Draft(wanted, self.book, observed.live, options.grace_ms)
         self.warnings: list[errors.Diagnostic] = []
@@ -509,12 +520,8 @@ class _Work:
 
     def _why_start(self, live: kind.Live, details: desired.Details) -> str:
         """Why a live instance is to be started, empty when it is not."""
-        if live.power == "Running":
-            return ""
-        if live.power == "Frozen":
-            return "frozen"
-        if not live.ever_started:
-            return "never started"
+        if live.power in laying.UP or not live.ever_started:
+            return laying.why_start(live)
         known = self.recorded.get(live.address)
         if not live.exit_code and known is not None and known.power == "stopped":
             return "stopped by ic"  # an end that was asked for is no completion
@@ -527,9 +534,7 @@ class _Work:
             return ""
         if live.exit_code == 0 and details.one_shot:
             return "completed, and run again by up" if self.options.mode == "up" else ""
-        if live.exit_code is not None:
-            return f"exited ({live.exit_code})"
-        return "in error" if live.power == "Error" else "stopped"
+        return laying.why_start(live)
 
     def _restart_dependents(self) -> None:
         """`depends_on: restart: true`: what waits for a restarted or replaced instance restarts with it."""
@@ -573,8 +578,8 @@ class _Work:
         if given is None:
             return
         token = bool(self.options.healthd_token)
-        self.guard = watch.decide(given, self.observed, self.book, token=token)
-        wrong = watch.trouble(self.observed)
+        self.guard = upkeep.decide(given, self.observed, self.book, token=token)
+        wrong = upkeep.trouble(self.observed)
         if wrong and not self.guard.makes:
             self._warn("W_HEALTHD", wrong, "`ic healthd status` has more")
 
@@ -582,12 +587,12 @@ class _Work:
         given = self.wanted.sidecar
         if given is not None and self.guard is not None:
             self.draft.guard, self.draft.guard_home = given.volume, given.home
-            watch.lay(self.draft, given, self.guard, self.observed, self.book)
+            upkeep.lay(self.draft, given, self.guard, self.observed, self.book)
         elif not self.wanted.sidecar_stays:
             self._remove_guard(self.wanted.sidecar_goes)
 
     def _remove_guard(self, cause: str) -> None:
-        watch.remove(
+        upkeep.remove(
             self.draft,
             self.observed,
             projects=(self.project,),

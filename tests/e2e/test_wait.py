@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from ic.engine import recover
+from ic import units
 from tests.cli import test_documents as schemas
 from tests.e2e import scenario
 
@@ -89,7 +89,7 @@ SLOW = [
 
 def began(case: scenario.Scenario, instance: str) -> float:
     """When an instance was started, in seconds since 1970."""
-    ms = recover.wall_ms(case.started(instance))
+    ms = units.time_ms(case.started(instance))
     assert ms is not None
     return ms / 1000
 

@@ -13,6 +13,7 @@ import pytest
 
 from ic import errors, names
 from ic.engine import deeds
+from ic.engine.tools import Tools
 from ic.incus import client as incus
 from ic.incus import remotes, transport
 from ic.resources import kind
@@ -36,8 +37,8 @@ class Place:
         self.client = incus.Client(transport.connect(server))
         self.fingerprints: dict[str, str] = {}
 
-    def tools(self, client: Any = None, **over: Any) -> deeds.Tools:
-        return deeds.Tools(
+    def tools(self, client: Any = None, **over: Any) -> Tools:
+        return Tools(
             client=client or self.client,
             lineage=LINEAGE,
             guard=over.get("guard", lambda: None),

@@ -222,21 +222,6 @@ def test_what_is_half_made_is_not_there_for_planning() -> None:
     assert recover.cleared(seen, ()) is seen
 
 
-@pytest.mark.parametrize(
-    ("text", "ms"),
-    [
-        ("2025-11-22T06:40:00Z", 1_763_793_600_000),
-        ("2025-11-22T06:40:00.123456789Z", 1_763_793_600_123),
-        ("2025-11-22T06:40:00.5Z", 1_763_793_600_500),
-        ("1970-01-01T00:00:00Z", 0),
-        ("", None),
-        ("soon", None),
-    ],
-)
-def test_times_of_the_server(text: str, ms: int | None) -> None:
-    assert recover.wall_ms(text) == ms
-
-
 # --- writing it down ---------------------------------------------------------------------------------
 
 

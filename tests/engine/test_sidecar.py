@@ -17,6 +17,7 @@ import pytest
 from ic import errors
 from ic.engine import deeds
 from ic.engine import sidecar as acting
+from ic.engine.tools import Tools
 from ic.incus import client as incus
 from ic.incus import remotes, transport
 from ic.resources import kind, sidecar
@@ -108,7 +109,7 @@ class Stage:
 
     def perform(self, deed: kind.Deed, **tools: Any) -> dict[str, str]:
         step = kind.Step(id="x#y", address=sidecar.ADDRESS, event="cert.enrol", deed=deed)
-        made = deeds.Tools(
+        made = Tools(
             client=self.client,
             lineage=LINEAGE,
             guard=lambda: None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from ic import errors, names
+from ic import errors, names, units
 from ic.resources import sidecar
 
 if TYPE_CHECKING:
@@ -311,10 +311,7 @@ def age(moment: str | None, now: float) -> str:
     """`12s`, `5m`, `3h`, `4d` since a moment; `-` without one."""
     if moment is None:
         return "-"
-    import calendar
-
-    then = calendar.timegm(time.strptime(moment.partition(".")[0], "%Y-%m-%dT%H:%M:%S"))
-    seconds = max(0, int(now - then))
+    seconds = max(0, int(now - (units.time_ms(moment) or 0) // 1000))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size:
             return f"{seconds // size}{unit}"
