@@ -184,12 +184,14 @@ def is_address(text: str) -> bool:
 def time_ms(text: str) -> int | None:
     """An RFC 3339 time in UTC, as servers write it (up to nanoseconds), in milliseconds; None for no time."""
     import calendar
-    import time
 
-    whole, _, rest = text.removesuffix("Z").partition(".")
-    try:
-        seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
+    found = re.fullmatch(
+        r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d+))?Z?", text, re.ASCII
+    )
+    if found is None:
         return None
-    fraction = rest[:3].ljust(3, "0") if rest[:3].isdecimal() else "000"
-    return seconds * 1000 + int(fraction)
+    try:
+        seconds = calendar.timegm(tuple(map(int, found.groups()[:6])))
+    except ValueError:  # a month beyond the twelfth
+        return None
+    return seconds * 1000 + int((found[7] or "")[:3].ljust(3, "0"))
