@@ -9,6 +9,7 @@ becomes a typed value (`cast`), how the short form becomes the long one (`long`)
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, cast
 
@@ -16,6 +17,7 @@ from ic.fields import tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from fractions import Fraction
 
     Merge = Callable[[tree.Node, tree.Node, "Key", str, tree.Report], tree.Node]
     Index = Callable[[tree.Node], str | None]
@@ -435,7 +437,8 @@ class _Walk:
 
 
 _COMPARED = 20  # items of a list that docker compose compares each with each
-_DECIMAL = r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?"
+_BASES = {"": (10, "0-9"), "0x": (16, "0-9a-fA-F"), "0o": (8, "0-7"), "0b": (2, "01")}
+_LONGEST_NUMBER = 400  # characters, and decimal places: no number of a file is written with more
 
 
 def _equal(value: object, earlier: object) -> bool:
@@ -449,9 +452,49 @@ def _equal(value: object, earlier: object) -> bool:
     if isinstance(value, bool) or isinstance(earlier, bool):
         return value is earlier
     if isinstance(value, (int, float)) and isinstance(earlier, str):
-        short = earlier[:40]
-        return re.fullmatch(_DECIMAL, short, re.ASCII) is not None and value == float(short)
+        from fractions import Fraction
+
+        return math.isfinite(value) and _number(earlier) == Fraction(repr(value))
     return value == earlier
+
+
+def _number(text: str) -> Fraction | None:
+    """A text as the number that Go's big.Rat reads in it: a fraction of whole numbers, or a decimal one."""
+    from fractions import Fraction
+
+    if len(text) > _LONGEST_NUMBER:
+        return None
+    above, slash, below = text.partition("/")
+    if slash:
+        over, under = _whole(above), _whole(below) if below[:1] not in {"+", "-"} else None
+        return Fraction(over, under) if over is not None and under else None
+    sign = -1 if text.startswith("-") else 1
+    text = text.removeprefix("-" if sign < 0 else "+")
+    prefix = text[:2].lower() if text[:2].lower() in _BASES else ""
+    base, digit = _BASES[prefix]
+    run = f"[{digit}](?:_?[{digit}])*"
+    mantissa = (
+        rf"(?:_(?=[{digit}]))?({run})?(?:\.({run})?)?" if prefix else rf"({run})?(?:\.({run})?)?"
+    )
+    found = re.fullmatch(rf"{mantissa}(?:([eEpP])([+-]?[0-9](?:_?[0-9])*))?", text[len(prefix) :])
+    if found is None or not (found[1] or found[2]):
+        return None
+    whole, part = ((found[one] or "").replace("_", "") for one in (1, 2))
+    power = int((found[4] or "0").replace("_", ""))
+    if abs(power) > _LONGEST_NUMBER:
+        return None
+    scale = Fraction(2 if (found[3] or "").lower() == "p" else 10) ** power
+    return sign * Fraction(int(whole + part, base), base ** len(part)) * scale
+
+
+def _whole(text: str) -> int | None:
+    """A whole number as Go writes them in programs: `0x1f`, `0b11`, `0o17`, `017`, `1_000`."""
+    if octal := re.fullmatch(r"([+-]?)0((?:_?[0-7])+)", text):
+        return int(octal[1] + octal[2].replace("_", ""), 8)
+    try:
+        return int(text, 0) if text.strip() == text else None
+    except ValueError:
+        return None
 
 
 def validate(node: tree.Node, key: Key, report: tree.Report, where: str = "") -> None:
