@@ -202,6 +202,7 @@ class Stage:
         for slot, row in ways.items():
             self.happen(row.way, [name(policy, slot) for policy in policies.POLICIES])
         if server:
+            time.sleep(QUIET)  # the daemon has heard of what was stopped: else it ended unwatched
             self.without_server(ways, host="host" in server, how=how)
         if when == "away":
             self.state("start")(DAEMON)
