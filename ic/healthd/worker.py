@@ -320,7 +320,8 @@ def _seen(state: State, asked: spec.Spec, seen: Seen, now: int) -> Turn:
         return _seen_running(state, asked, seen, now)
     if seen.power == "frozen":
         return (state, ()) if state.power == "frozen" else _frozen(state, asked, Frozen(), now)
-    if seen.power == "stopped" == state.power and seen.fresh and seen.run != state.run:
+    another = state.run not in ("", seen.run)  # empty: it ended before its start was looked at
+    if seen.power == "stopped" == state.power and seen.fresh and another:
         return _first_stopped(_replace(state, run=seen.run), asked, seen, now)
     if seen.power == "stopped" == state.power and state.launched:
         return _seen_unstarted(state, asked, now)

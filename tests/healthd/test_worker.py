@@ -443,6 +443,19 @@ def test_who_stopped_it_with_the_daemon_away(restart: spec.Policy, way: str, aga
 
 
 @pytest.mark.parametrize("restart", POLICIES)
+def test_a_person_who_stops_what_has_just_started_is_remembered_when_the_connection_breaks(
+    restart: spec.Policy,
+):
+    one = One(spec.Spec(name="web", restart=restart))
+    one.running()
+    one.give(worker.Started(by="other"))  # of which run it is shows the next look, that never comes
+    one.give(worker.Ended(by="other"))
+    one.give(worker.Seen(power="stopped", run="two", fresh=True))
+    assert one.run_to(one.now + 3_600_000) == []
+    assert one.told() == []
+
+
+@pytest.mark.parametrize("restart", POLICIES)
 def test_what_was_never_started_is_never_started(restart: spec.Policy):
     one = One(spec.Spec(name="web", restart=restart, test=TEST))
     one.give(worker.Seen(power="stopped", run="", ever_started=False, fresh=True))
