@@ -385,7 +385,6 @@ def _stop(tools: Tools, deed: kind.Stop) -> None:
 
 
 SIGNAL_SECONDS = 10.0
-STOPPED_LOOKS = 3
 
 
 def _ended_on_signal(tools: Tools, deed: kind.Stop) -> bool:
@@ -397,15 +396,12 @@ def _ended_on_signal(tools: Tools, deed: kind.Stop) -> bool:
     given = tools.client.signal_main(deed.path, deed.signal, deed.query, timeout=SIGNAL_SECONDS)
     if not given:
         return False
-    end = tools.clock() + deed.grace_ms / 1000
-    seen = 0  # looks in a row: what ends by itself is called stopped for an instant, then running again
-    while tools.clock() < end or seen:
-        stopped = _is_stopped(cast("Body", tools.client.get(deed.path, deed.query)))
-        seen = seen + 1 if stopped else 0
-        if seen == STOPPED_LOOKS:
-            return True
-        tools.sleep(SETTLING_PAUSE)
-    return False
+    return client.stays_stopped(
+        lambda: _is_stopped(cast("Body", tools.client.get(deed.path, deed.query))),
+        deed.grace_ms / 1000,
+        clock=tools.clock,
+        sleep=tools.sleep,
+    )
 
 
 def _stopped_gracefully(tools: Tools, deed: kind.Stop, seconds: int) -> bool:

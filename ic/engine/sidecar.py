@@ -395,9 +395,7 @@ def await_watching(tools: Tools, deed: kind.AwaitWatching) -> None:
     setup = _Setup(tools, deed)
     pause = FIRST_LOOK
     while True:
-        state = setup.state()
-        if state is not None and state.since < setup.since:
-            state = None  # of an earlier life
+        state = read_state(tools.client, deed.state_path, deed.state_query, setup.since)
         if state is not None and state.state == "watching":
             return
         if state is not None and state.state in _UNMENDED:
@@ -561,19 +559,22 @@ def found(body: Mapping[str, Any], query: Mapping[str, str]) -> Found:
 # --- its state ------------------------------------------------------------------------------------
 
 
-def read_state(client: incus.Client, volume: str, query: Mapping[str, str]) -> sidecar.State | None:
-    """What the daemon says of itself, read from its volume; None when it has said nothing (readable)."""
+def read_state(
+    client: incus.Client, volume: str, query: Mapping[str, str], since: int = 0
+) -> sidecar.State | None:
+    """What the daemon says of itself, read from its volume; None when it has said nothing (readable).
+
+    What it said before `since` (ms since 1970, its last start) is of an earlier life, and says nothing.
+    """
     try:
-        return sidecar.decode(client.file_get(volume, sidecar.STATE_FILE, query)[1])
+        state = sidecar.decode(client.file_get(volume, sidecar.STATE_FILE, query)[1])
     except errors.NotFound:
         return None
+    return state if state is not None and state.since >= since else None
 
 
 def why_not(client: incus.Client, volume: str, query: Mapping[str, str]) -> str:
-    """Why the daemon of a volume does not watch now, in its own words; empty when it does.
-
-    What it said before its last start is of an earlier life, and says nothing.
-    """
+    """Why the daemon of a volume does not watch now, in its own words; empty when it does."""
     path = incus.path("instances", sidecar.INSTANCE)
     try:
         body = cast("Body", client.get(path, query))
@@ -581,10 +582,8 @@ def why_not(client: incus.Client, volume: str, query: Mapping[str, str]) -> str:
         return "its sidecar is gone"
     if body.get("status") != "Running":
         return f"its process {_end(client, path, query)}"
-    state = read_state(client, volume, query)
     since = units.time_ms(str(body.get("last_used_at", ""))) or 0
-    if state is not None and state.since < since:
-        state = None
+    state = read_state(client, volume, query, since)
     return "" if state is not None and state.state == "watching" else trouble(state)
 
 

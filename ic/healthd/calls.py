@@ -26,8 +26,6 @@ Body = dict[str, Any]
 PATCH_SECONDS = 10.0
 START_SECONDS = 60.0
 FORCE_SECONDS = 30.0
-LOOK_SECONDS = 0.4
-STOPPED_LOOKS = 3
 _STOPPED = ("already stopped", "is not running", "isn't running")
 _RUNNING = ("already running",)
 
@@ -133,17 +131,15 @@ class Calls:
         """Whether its stop signal could be given from inside, and whether it ended on that in time."""
         if not self._client.signal_main(_path(name), signal, self._query):
             return False, False
-        end = self._clock() + grace_ms / 1000
-        seen = 0  # looks in a row: what ends is called stopped for an instant, then running again
-        while self._clock() < end or seen:
-            stopped = False
+
+        def stopped() -> bool:
             with contextlib.suppress(errors.Unreachable, errors.TimedOut, errors.OperationFailed):
-                stopped = self.instance(name)[0].get("status") == "Stopped"
-            seen = seen + 1 if stopped else 0
-            if seen == STOPPED_LOOKS:
-                return True, True
-            self._sleep(LOOK_SECONDS)
-        return True, False
+                return self.instance(name)[0].get("status") == "Stopped"
+            return False
+
+        return True, incus.stays_stopped(
+            stopped, grace_ms / 1000, clock=self._clock, sleep=self._sleep
+        )
 
     def _change(
         self, name: str, body: dict[str, object], timeout: float, settled: tuple[str, ...] = ()

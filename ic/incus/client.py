@@ -54,6 +54,7 @@ EXTENSIONS = (
 WAIT_SLICE = 30  # seconds of one long poll; the server answers with "Running" after that
 BUSY_PATIENCE = 30.0  # seconds: an instance is busy for the whole of another start or stop
 SHOWN_OUTPUT_LINES = 10
+STOPPED_LOOKS, STOPPED_PAUSE = 3, 0.4  # seconds between them
 _GET_PAUSES = (0.2, 0.4, 0.8, 1.6, 3.0)  # between tries of a read while the daemon restarts
 
 Query = Mapping[str, str]
@@ -611,6 +612,28 @@ class Client:
             return self.exec_output(instance, words, query, timeout=timeout).status == 0
         except errors.OperationFailed:
             return False
+
+
+def stays_stopped(
+    stopped: Callable[[], bool],
+    seconds: float,
+    *,
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> bool:
+    """Whether an instance that was told to end is stopped within so many seconds, and stays it.
+
+    What ends by itself is called stopped for an instant and then running again [measured]: looks in a row
+    count. `stopped` takes one.
+    """
+    end = clock() + seconds
+    seen = 0
+    while clock() < end or seen:
+        seen = seen + 1 if stopped() else 0
+        if seen == STOPPED_LOOKS:
+            return True
+        sleep(STOPPED_PAUSE)
+    return False
 
 
 # --- pieces ------------------------------------------------------------------------------------------

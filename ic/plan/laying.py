@@ -21,24 +21,29 @@ if TYPE_CHECKING:
 UP = ("Running", "Frozen")
 
 
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """What is decided for one instance, before its steps are laid."""
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What is decided for an instance, a service's or the sidecar's, before its steps are laid."""
 
-    resource: kind.Resource
-    live: kind.Live | None
     action: changes.Action
     cause: str
     diff: difference.Diff = difference.Diff()
     stop: bool = False
     start: bool = False
     unfreeze: bool = False
-    resolve: bool = False
     adopt: bool = False
 
     @property
     def makes(self) -> bool:
         """Whether the instance is created anew."""
         return self.action in {"create", "replace"}
+
+
+class Choice(Decision, frozen=True, kw_only=True):
+    """What is decided for one instance of a service."""
+
+    resource: kind.Resource
+    live: kind.Live | None
+    resolve: bool = False
 
 
 class Draft:

@@ -24,23 +24,11 @@ _CAUSES = {difference.CHANGED: OTHERWISE, difference.REMOVED: OTHERWISE}  # no f
 SPOILT = "its identity cannot be used"
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """What is decided for the sidecar, before its steps are laid. `enrol` is why it gets an identity."""
+class Row(laying.Decision, frozen=True, kw_only=True):
+    """What is decided for the sidecar: `enrol` that it gets an identity, `new_volume` a place for it too."""
 
-    action: changes.Action
-    cause: str
-    diff: difference.Diff = difference.Diff()
-    stop: bool = False
-    start: bool = False
-    unfreeze: bool = False
     enrol: bool = False
     new_volume: bool = False
-    adopt: bool = False
-
-    @property
-    def makes(self) -> bool:
-        """Whether the instance is created anew."""
-        return self.action in {"create", "replace"}
 
     @property
     def idle(self) -> bool:
