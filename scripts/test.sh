@@ -17,10 +17,14 @@ step "format" $bin/ruff format --check .
 step "types" $bin/basedpyright
 step "imports" $bin/lint-imports --no-logo
 
-echo "== tests"
 if [ "${1:-}" = --long ]; then
     sh scripts/musl-python.sh
     sh scripts/each-python.sh
-    exec $bin/python -m pytest -q --durations=15 tests </dev/null
 fi
-exec $bin/python -m pytest -q --durations=15 -m "not long" tests </dev/null
+# Two files at a time, each process with a lab of its own: most of a lab test is waiting. The long
+# tests measure what the machine does, and run alone.
+step "tests" $bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15 \
+    -m "not long" tests </dev/null
+if [ "${1:-}" = --long ]; then
+    step "long tests" $bin/python -m pytest -q --durations=15 -m long tests </dev/null
+fi

@@ -1,7 +1,7 @@
 """The lab for tests: a pytest plugin, named in the root conftest.py.
 
-`lab` is one real Incus server for the whole test session: its own, taken down at the end, or the
-one that IC_LAB_NAME names, which is left up. A lab that does not come up fails the tests that need
+`lab` is one real Incus server for the whole test process: its own, taken down at the end, or the
+one that IC_LAB_NAME names, which is left up (of processes side by side, each adds its own number). A lab that does not come up fails the tests that need
 it, with its reason. `stack` is a directory, a name nobody else uses, and the promise that whatever
 Incus holds under that name is gone after the test.
 """
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def lab() -> Iterator[labs.Lab]:
     name = os.environ.get("IC_LAB_NAME")
+    if name and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
+        name = f"{name}-{worker}"
     found = labs.Lab(name or f"test-{secrets.token_hex(3)}")
     try:
         found.up()
