@@ -492,7 +492,7 @@ def _whole(text: str) -> int | None:
     if octal := re.fullmatch(r"([+-]?)0((?:_?[0-7])+)", text):
         return int(octal[1] + octal[2].replace("_", ""), 8)
     try:
-        return int(text, 0) if text.strip() == text else None
+        return int(text, 0) if text.isascii() and text.strip() == text else None
     except ValueError:
         return None
 
