@@ -35,6 +35,7 @@ FIRST_LOOK, LONGEST_LOOK = 0.05, 0.4  # seconds between looks at the state file
 TOKEN_LIMIT = 64 * 1024  # bytes of a token's file
 LAST_WORDS_SECONDS = 2.0
 LOG_LINES = 10  # of a daemon's log, in an error
+RESTART_SECONDS = 10  # for a process that is told to end; then it is ended by force
 _UNMENDED = ("waiting-for-token", "token-refused", "untrusted", "pin-mismatch", "bad-identity")
 NEVER_EXPIRES = "0001-01-01T00:00:00Z"
 REMEDY = (
@@ -312,10 +313,16 @@ class _Refused(errors.OperationFailed):
 
 
 class _Setup:
-    """A started sidecar that is to come to work: whether it lives, and what it says."""
+    """A started sidecar that is to come to work: whether it lives, and what it says.
 
-    def __init__(self, tools: Tools, deed: kind.Enrol | kind.AwaitWatching) -> None:
+    `doing` says in an error what could not be done: "set up", "start".
+    """
+
+    def __init__(
+        self, tools: Tools, deed: kind.Enrol | kind.AwaitWatching, doing: str = "set up"
+    ) -> None:
         self.tools = tools
+        self.doing = doing
         self.client = tools.client
         self.path, self.query = deed.path, deed.query
         self.volume, self.volume_query = deed.state_path, deed.state_query
@@ -334,7 +341,8 @@ class _Setup:
     def ended(self) -> errors.OperationFailed:
         """The error for a process that has ended, with its last words."""
         return errors.OperationFailed(
-            f"cannot set up the health daemon: its process {_end(self.client, self.path, self.query)}",
+            f"cannot {self.doing} the health daemon: "
+            f"its process {_end(self.client, self.path, self.query)}",
             details=self._last_words(),
             hint=REMEDY,
             code="E_HEALTHD",
@@ -360,7 +368,7 @@ class _Setup:
     def turn(self, pause: float, state: sidecar.State | None) -> float:
         """Between two looks: raise when the waiting is over, else sleep; the next pause."""
         if self.tools.interrupted():
-            raise errors.Interrupted("cannot set up the health daemon: interrupted")
+            raise errors.Interrupted(f"cannot {self.doing} the health daemon: interrupted")
         if self.alive() != self.started:
             raise self.ended()
         if self.tools.clock() + pause > self.end:
@@ -376,7 +384,7 @@ class _Setup:
     ) -> errors.OperationFailed:
         """The error for a daemon that lives and does not watch."""
         return of(
-            f"cannot set up the health daemon: {trouble(state)}",
+            f"cannot {self.doing} the health daemon: {trouble(state)}",
             details=(
                 *done,
                 *logged_since(self.client, self.volume, self.volume_query, self.since),
@@ -392,7 +400,7 @@ def await_watching(tools: Tools, deed: kind.AwaitWatching) -> None:
     Raises OperationFailed (E_HEALTHD) with its own reason when its process ends, when it comes to a state
     that only another run mends, or when it does not get there in time; Interrupted.
     """
-    setup = _Setup(tools, deed)
+    setup = _Setup(tools, deed, "start")
     pause = FIRST_LOOK
     while True:
         state = read_state(tools.client, deed.state_path, deed.state_query, setup.since)
@@ -401,6 +409,34 @@ def await_watching(tools: Tools, deed: kind.AwaitWatching) -> None:
         if state is not None and state.state in _UNMENDED:
             raise setup.failure(state)
         pause = setup.turn(pause, state)
+
+
+def restart(tools: Tools, found: Found) -> None:
+    """Start a sidecar that was found anew, whatever it does now; a process that does not end is ended.
+
+    Done when the server has started it, which is before it watches (`await_watching`).
+    """
+    path = incus.path("instances", sidecar.INSTANCE)
+
+    def power() -> str:
+        return str(cast("Body", tools.client.get(path, found.query)).get("status", ""))
+
+    def change(action: str, *, force: bool = False) -> None:
+        body: Body = {"action": action, "timeout": RESTART_SECONDS, "force": force}
+        tools.client.call("PUT", f"{path}/state", found.query, body, guard=tools.guard)
+
+    now = power()
+    if now == "Stopped":
+        change("start")
+        return
+    if now == "Frozen":
+        change("unfreeze")
+    try:
+        change("restart")
+    except errors.OperationFailed:
+        if power() != "Running":
+            raise
+        change("restart", force=True)
 
 
 class _Enrolment(_Setup):

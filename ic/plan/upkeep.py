@@ -22,6 +22,13 @@ MOVED_BACK = "its services are restricted no more"
 OTHERWISE = "it is set up otherwise now"
 _CAUSES = {difference.CHANGED: OTHERWISE, difference.REMOVED: OTHERWISE}  # no file names it
 SPOILT = "its identity cannot be used"
+_PROGRAMS = {
+    (False, False): difference.NEW_BUILD,
+    (False, True): "an executable instead of ic.pyz",
+    (True, False): "ic.pyz instead of an executable",
+    (True, True): "another executable",
+}
+"""Why another program is put into it, by whether the old one and the new one are started as they are."""
 
 
 class Row(laying.Decision, frozen=True, kw_only=True):
@@ -77,8 +84,10 @@ def _decided(given: watch.Sidecar, observed: facts.Observed, book: difference.Bo
         )
     diff = book.compare(given.instance, live, difference.instance_impact(given.instance, live))
     adopt = sidecar.ADDRESS not in book.recorded
-    said = dict.fromkeys(_CAUSES.get(cause, cause) for cause in diff.causes)
-    if difference.NEW_BUILD in said:
+    program = _PROGRAMS[sidecar.runs_itself(live), given.runs_itself]
+    words = _CAUSES | {difference.NEW_BUILD: program}
+    said = dict.fromkeys(words.get(cause, cause) for cause in diff.causes)
+    if program in said:
         said.pop(OTHERWISE, None)
     causes = (*((difference.ADOPTED,) if adopt else ()), *said, *((why,) if why else ()))
     if diff.impact == "replace":

@@ -225,6 +225,11 @@ def test_it_keeps_its_identity_through_a_restart(watched: Watched) -> None:
     assert watched.certificates() == [before]
     case.ic("up", "-d")
     watched.sound()
+    lived = watched.state()["since"]
+    case.ic("healthd", "restart")  # has ended when it watches again
+    now = watched.state()
+    assert (now["state"], now["since"] > lived) == ("watching", True)
+    assert watched.certificates() == [before]
 
 
 def test_it_comes_back_by_itself_when_the_host_does(watched: Watched) -> None:
@@ -349,7 +354,7 @@ def test_an_executable_is_a_program_as_well(watched: Watched) -> None:
     assert started.split() == ["python3", "/ic-healthd", "healthd"]
     assert case.run(DAEMON, "stat", "-c", "%a", "/ic-healthd").strip() == "755"
     change = case.plan()[ADDRESS]
-    assert (change["action"], change["cause"]) == ("replace", "another ic.pyz")
+    assert (change["action"], change["cause"]) == ("replace", "ic.pyz instead of an executable")
 
 
 @pytest.mark.parametrize("what", ["", "empty", "text"])
@@ -432,6 +437,12 @@ def test_a_lost_identity_is_a_line_of_the_plan_and_up_heals_it(watched: Watched,
         watched.become("untrusted")
         shown = case.ic("ps")
         assert "ic-healthd: untrusted" in shown.out
+        began = time.monotonic()
+        done = case.ic("healthd", "restart", code=1)
+        assert "cannot start the health daemon: untrusted: " in done.err
+        assert time.monotonic() - began < 20  # only another run mends it: nothing to wait for
+        [run] = case.ic("history", "--json", "-n", "1").json()["runs"]
+        assert (run["command"], run["status"]) == ("healthd restart", "failed")
     else:
         state(case, "stop", force=True)
         path = f"/1.0/storage-pools/default/volumes/custom/{DAEMON}/files"

@@ -109,15 +109,17 @@ class Stage:
 
     def perform(self, deed: kind.Deed, **tools: Any) -> dict[str, str]:
         step = kind.Step(id="x#y", address=sidecar.ADDRESS, event="cert.enrol", deed=deed)
-        made = Tools(
+        return deeds.perform(self.tools(**tools), step, deed, "", {})
+
+    def tools(self, **more: Any) -> Tools:
+        return Tools(
             client=self.client,
             lineage=LINEAGE,
             guard=lambda: None,
             confirm_delete=lambda: None,
             env={},
-            **tools,
+            **more,
         )
-        return deeds.perform(made, step, deed, "", {})
 
     def enrol(self, patience_ms: int = 20_000, **tools: Any) -> dict[str, str]:
         deed = kind.Enrol(
@@ -140,6 +142,11 @@ class Stage:
             patience_ms=patience_ms,
         )
         self.perform(deed, **tools)
+
+    def restart(self) -> None:
+        found = acting.find(self.client, self.name)
+        assert found is not None
+        acting.restart(self.tools(), found)
 
     def say(self, word: sidecar.Word, since: int) -> None:
         """What a daemon of earlier said of itself."""
@@ -314,6 +321,31 @@ def test_a_daemon_with_an_identity_is_waited_for_until_it_watches(stage: Stage) 
     assert acting.why_not(stage.client, volume, stage.query) == ""
     stage.say("watching", 1)
     assert acting.why_not(stage.client, volume, stage.query) == "it has said nothing"
+
+
+def test_it_is_started_anew_whatever_its_process_does(stage: Stage, monkeypatch: Any) -> None:
+    monkeypatch.setattr(acting, "RESTART_SECONDS", 1)
+    stage.make("watching")
+    stage.start()
+
+    def state(action: str, **more: Any) -> None:
+        stage.client.call("PUT", f"{INSTANCE}/state", stage.query, {"action": action, **more})
+
+    def anew() -> tuple[str, str]:
+        stage.restart()
+        now = stage.client.get(INSTANCE, stage.query)
+        return now["status"], now["last_used_at"]
+
+    runs = [stage.client.get(INSTANCE, stage.query)["last_used_at"]]
+    for spoil in (
+        lambda: state("stop", force=True),
+        lambda: state("freeze"),  # and, thawed, it does not heed SIGTERM
+    ):
+        spoil()
+        status, run = anew()
+        assert (status, run not in runs) == ("Running", True)
+        runs.append(run)
+    stage.watching()
 
 
 @pytest.mark.parametrize(

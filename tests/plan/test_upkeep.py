@@ -81,6 +81,26 @@ def test_a_started_daemon_that_has_its_identity_is_waited_for_by_nobody_else() -
     assert not [one for one in found if isinstance(one.deed, kind.Enrol)]
 
 
+def test_the_cause_says_what_kind_of_program_comes_instead_of_which() -> None:
+    stack = world.load(WATCHED, "/srv/shop")
+    here = settled()
+    said: list[str] = []
+    for build, runs_itself in (("b2", True), ("b3", True), ("b4", False), ("b5", False)):
+        options = world.options(healthd_build=build, healthd_runs_itself=runs_itself)
+        plan = world.plan(stack, here, options)
+        [change] = plan.changes
+        assert (change.address, change.action) == (sidecar.ADDRESS, "replace")
+        said.append(change.cause)
+        here = world.apply(here, plan)
+        assert not world.plan(stack, here, options).changes
+    assert said == [
+        "an executable instead of ic.pyz",
+        "another executable",
+        "ic.pyz instead of an executable",
+        "another ic.pyz",
+    ]
+
+
 def test_every_cut_of_the_set_up_is_finished_by_the_next_plan() -> None:
     stack = world.load(WATCHED, "/srv/shop")
     start = world.with_images(world.World(), stack)

@@ -78,7 +78,7 @@ def test_a_program_that_runs_by_itself_needs_no_python_and_is_kept_by_a_checkout
     options = world.options(**own)
     plan = world.plan(stack, here, options)
     [change] = [one for one in plan.changes if one.address == sidecar.ADDRESS]
-    assert (change.action, change.cause) == ("replace", "another ic.pyz")
+    assert (change.action, change.cause) == ("replace", "an executable instead of ic.pyz")
     there = world.apply(here, plan)
     assert not world.plan(stack, there, world.options(healthd_source="", healthd_build="")).changes
 

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 DESCRIPTION = (
     "Asks about the health daemon of the stack: `status` shows its state and what it watches, `logs` what it"
-    " has written, `restart` starts it anew, `check SERVICE` runs a service's check once, now, and prints"
-    " what it gave. Without a word it is the daemon itself, which watches the instances of the Incus project"
-    " that IC_HEALTHD_PROJECT or --project names, and ends when it is told to (SIGTERM)."
+    " has written, `restart` starts it anew and waits until it watches, for 30 s at most, `check SERVICE`"
+    " runs a service's check once, now, and prints what it gave. Without a word it is the daemon itself,"
+    " which watches the instances of the Incus project that IC_HEALTHD_PROJECT or --project names, and ends when"
+    " it is told to (SIGTERM)."
 )
 VERBS = ("status", "logs", "restart", "check")
-RESTART_SECONDS = 10
 LOG_LIMIT = 64 * 1024
 _UNLOGGED = ("healthy", "starting")  # as many as there are services, at every start
 
@@ -388,20 +388,21 @@ def _logs(session: sessions.Session, arguments: argparse.Namespace) -> int:
 
 
 def _restart(session: sessions.Session, arguments: argparse.Namespace) -> int:
-    """Start the daemon anew; the journal has it like every change."""
+    """Start the daemon anew and wait until it watches; the journal has it like every change."""
+    from ic.engine import sidecar as acting
+    from ic.engine import tools
     from ic.incus import client as incus
     from ic.journal import book
     from ic.resources import kind
 
     client, found = _found(session)
     path = incus.path("instances", sidecar.INSTANCE)
-    body: dict[str, object] = {"action": "restart", "timeout": RESTART_SECONDS, "force": False}
     step = kind.Step(
         id=f"{sidecar.ADDRESS}#restart",
         address=sidecar.ADDRESS,
         event="inst.restart",
         lane="start",
-        deed=kind.Call(method="PUT", path=f"{path}/state", query=found.query, body=body),
+        deed=kind.Call(method="PUT", path=f"{path}/state", query=found.query),
         record=kind.Record(name=sidecar.INSTANCE, power="running"),
     )
     begun = book.start("healthd restart", version=ic.__version__, build=buildinfo.build_id())
@@ -416,14 +417,27 @@ def _restart(session: sessions.Session, arguments: argparse.Namespace) -> int:
         n = taken.intend(step, lambda _: acknowledged.set())
         while not acknowledged.wait(0.2):
             taken.guard()
+        using = tools.Tools(
+            client=client,
+            lineage=taken.lineage,
+            guard=taken.guard,
+            confirm_delete=taken.confirm_delete,
+            env=session.env,
+        )
         began = time.monotonic()
         try:
-            client.call("PUT", f"{path}/state", found.query, body, guard=taken.guard)
+            acting.restart(using, found)
         except errors.OperationFailed as error:
             taken.outcome(n, "err", error=f"{error.code} {error.summary}")
             raise
         taken.outcome(n, "ok", int((time.monotonic() - began) * 1000))
-    session.out.note("the health daemon was started anew")
+        acting.await_watching(
+            using,
+            kind.AwaitWatching(
+                path=path, query=found.query, state_path=found.volume, state_query=found.query
+            ),
+        )
+    session.out.note("the health daemon was started anew, and watches")
     return 0
 
 
