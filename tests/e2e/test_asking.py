@@ -13,9 +13,12 @@ from tests.cli import test_documents as schemas
 from tests.e2e import scenario
 from tests.lab import lab as labs
 
+PORT = 18391
 STACK: dict[str, Any] = {
     "services": {
         "web": scenario.idle(
+            command=["sh", "-c", f"echo here >/tmp/page; httpd -p 80 -h /tmp; {scenario.IDLE[2]}"],
+            ports=[f"{PORT}:80"],
             restart="unless-stopped",
             healthcheck={
                 "test": "test ! -e /bad || { echo nothing is well; exit 3; }",
@@ -61,6 +64,14 @@ def mended(case: scenario.Scenario) -> bool:
         return False
 
 
+def reached(case: scenario.Scenario) -> str:
+    """The service's address as its neighbour finds it by name, after both ways to it have worked."""
+    assert case.run("plain", "wget", "-qO-", "-T", "5", "http://web/page") == "here\n"
+    url = f"http://127.0.0.1:{PORT}/page"
+    assert case.lab.run(["curl", "-sS", "--max-time", "5", url], check=True).stdout == "here\n"
+    return case.run("plain", "sh", "-c", "nslookup web | tail -n 2")
+
+
 def lives(case: scenario.Scenario) -> list[dict[str, Any]]:
     """The daemon's lives in the history, newest first."""
     document = case.ic("history", "--json").json()
@@ -104,6 +115,7 @@ def test_an_unhealthy_service_stands_in_the_history_with_cause_and_last_line(
     watched: scenario.Scenario,
 ) -> None:
     until(lambda: healthy(watched))
+    where = reached(watched)
     before = len(kinds(lives(watched)[0]))
     watched.run("web", "touch", "/bad")
     failed = watched.ic("healthd", "check", "web", "--json", code=None)
@@ -126,6 +138,64 @@ def test_an_unhealthy_service_stands_in_the_history_with_cause_and_last_line(
     assert "hd.restart" in shown
     until(lambda: mended(watched), what="the remedy")
     until(lambda: healthy(watched), what="health again")
+    assert reached(watched) == where
+
+
+def by_hand(case: scenario.Scenario, name: str, keys: dict[str, str]) -> None:
+    """An instance that a person makes in the stack's project, with keys and without `ic`; started."""
+    like = case.instance("plain")
+    body = {
+        "name": name,
+        "type": "container",
+        "profiles": [],
+        "config": {"oci.entrypoint": "/bin/sleep 900", "boot.host_shutdown_timeout": "1", **keys},
+        "devices": {"root": like["devices"]["root"]},
+        "source": {"type": "image", "fingerprint": like["config"]["volatile.base_image"]},
+    }
+    case.send("POST", "/1.0/instances", body)
+    case.send("PUT", f"/1.0/instances/{name}/state", {"action": "start", "timeout": 20})
+
+
+def test_what_a_person_makes_with_such_keys_is_watched_and_keys_that_cannot_be_read_are_named(
+    watched: scenario.Scenario,
+) -> None:
+    check, restart = "user.healthcheck.", "user.restart"
+    good = {f"{check}test": '["CMD","true"]', f"{check}interval": "500ms", restart: "always"}
+    by_hand(watched, "own", good)
+    odd = {f"{check}test": "7", f"{check}interval": "-5s", restart: "sometimes"}
+    by_hand(watched, "odd", odd)
+
+    def status(name: str) -> str:
+        return watched.instance(name)["config"].get(f"{check}status", "")
+
+    def keys(name: str, changes: dict[str, str]) -> None:
+        watched.send("PATCH", f"/1.0/instances/{name}", {"config": changes})
+
+    def misconfigured() -> set[tuple[str, str]]:
+        told = [one for one in lives(watched)[0]["events"] if one["kind"] == "hd.misconfigured"]
+        return {(one["address"], one["cause"].partition(":")[0]) for one in told}
+
+    until(lambda: status("own") == "healthy", what="health")
+    named = "; misconfigured: odd: user.healthcheck.interval, odd: user.healthcheck.test, odd: user.restart"
+    until(lambda: named in watched.ic("ps").out, what="what is wrong")
+    until(lambda: misconfigured() == {("instance:odd", key) for key in odd}, what="its history")
+    with pytest.raises(AssertionError, match=r'ended with 1: .*"odd","misconfigured"'):
+        watched.run("ic-healthd", "python3", "/ic.pyz", "healthd", "--once")
+    assert healthy(watched)
+    daemon, before = watched.started("ic-healthd"), watched.started("own")
+    keys("odd", good)
+    watched.lab.run(["sh", "-c", f"kill -KILL {watched.pid('own')}"], check=True)
+    until(lambda: status("odd") == "healthy", what="health of what was mended")
+    until(lambda: "misconfigured" not in watched.ic("ps").out, what="that all can be read")
+    until(lambda: watched.started("own") != before, what="a start")
+    failing = {f"{check}test": '["CMD","false"]', f"{check}retries": "1"}
+    keys("odd", {**failing, f"{check}on_unhealthy": "none"})
+    until(lambda: status("odd") == "unhealthy", what="the new check's verdict")
+    assert watched.started("ic-healthd") == daemon
+    assert watched.plan() == {}
+    for name in ("own", "odd"):
+        watched.stop_by_hand(name)
+        watched.send("DELETE", f"/1.0/instances/{name}", None)
 
 
 def test_a_run_takes_the_lines_into_the_journal_and_no_history_changes(
