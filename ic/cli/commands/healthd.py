@@ -28,8 +28,8 @@ DESCRIPTION = (
     "Asks about the health daemon of the stack: `status` shows its state and what it watches, `logs` what it"
     " has written, `restart` starts it anew and waits until it watches, for 30 s at most, `check SERVICE`"
     " runs a service's check once, now, and prints what it gave. Without a word it is the daemon itself,"
-    " which watches the instances of the Incus project that IC_HEALTHD_PROJECT or --project names, and ends when"
-    " it is told to (SIGTERM)."
+    " which watches the instances of the Incus project that IC_HEALTHD_PROJECT or --project names, and ends"
+    " when it is told to (SIGTERM)."
 )
 VERBS = ("status", "logs", "restart", "check")
 LOG_LIMIT = 64 * 1024
