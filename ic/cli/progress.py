@@ -58,7 +58,6 @@ _STEPS = {  # by the step's verb, where that says more than what becomes of the 
     "user": "looking up its user",
     "attach": "attaching",
     "detach": "detaching",
-    "exit": "waiting for its end",
 }
 _LANES = {
     "image": "pulling",
@@ -145,6 +144,8 @@ class _Board:
 def _doing(change: changes.Change, step: kind.Step) -> str:
     if step.id.endswith("#healthy"):
         return f"waiting for {names.name_of(step.address)} to be healthy"
+    if step.id.endswith("#exit"):
+        return f"waiting for {names.name_of(step.address)} to end"
     verb = step.id.rpartition("#")[2]
     if verb in _STEPS:
         return _STEPS[verb]

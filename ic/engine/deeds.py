@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 
 from ic import errors, names, units
 from ic.engine import health, sidecar
-from ic.incus import client, lxclog
+from ic.incus import client
 from ic.resources import kind
 
 if TYPE_CHECKING:
@@ -576,38 +576,6 @@ def _instance_name(path: str) -> str:
     return f"instance {unquote(path.rpartition('/')[2])}"
 
 
-def _await_exit(tools: Tools, deed: kind.AwaitExit) -> None:
-    """Wait for the end of a one-shot job. Subscribes first, then looks, so that no end is missed."""
-    name = unquote(deed.path.rpartition("/")[2])
-    while True:
-        try:
-            with tools.client.events(deed.query) as stream:
-                while not _is_stopped(cast("Body", tools.client.get(deed.path, deed.query))):
-                    # An end within milliseconds of the start is not always told: look now and then.
-                    while (told := stream.next(LONGEST_PAUSE)) and not _tells_of(told, name):
-                        pass
-            break
-        except errors.Unreachable:
-            tools.sleep(LONGEST_PAUSE)  # the daemon restarts: connect and look again
-    code = lxclog.exit_code(tools.client.log_file(deed.path, "lxc.log", deed.query))
-    if code:
-        raise errors.OperationFailed(
-            f"cannot go on after {_instance_name(deed.path)}: it ended with exit code {code}",
-            details=tools.client.last_output(deed.path, deed.query),
-            hint="what waits for its completion was not started",
-            code="E_EXIT_CODE",
-        )
-
-
-def _tells_of(event: Body | None, name: str) -> bool:
-    """Whether an event is about the power of an instance."""
-    metadata = cast("Body", (event or {}).get("metadata") or {})
-    action = str(metadata.get("action", ""))
-    return metadata.get("name") == name and action.startswith(
-        ("instance-shutdown", "instance-stopped", "instance-deleted")
-    )
-
-
 # --- images ---------------------------------------------------------------------------------------
 
 
@@ -808,6 +776,10 @@ def _place(tools: Tools, deed: kind.Place) -> None:
 
 def _revoke(tools: Tools, deed: kind.Revoke) -> None:
     sidecar.revoke(tools.client, deed, tools.guard)
+
+
+def _await_exit(tools: Tools, deed: kind.AwaitExit) -> None:
+    health.await_exit(tools.client, deed, tools.interrupted)
 
 
 def _await_healthy(tools: Tools, deed: kind.AwaitHealthy) -> None:

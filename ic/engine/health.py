@@ -31,6 +31,9 @@ Condition = Literal["healthy", "running", "completed"]
 
 LOOK_SECONDS = 2.0  # without an event, everything is looked at again after this long
 STATE_SECONDS = 5.0  # how often the daemon itself is looked at
+AGAIN_SECONDS = (
+    90.0  # the daemon's longest pause before a start is a minute: later it starts nothing
+)
 TICK_SECONDS = 0.25  # how soon an interruption is noticed
 
 
@@ -39,13 +42,13 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
     `healthy` needs a healthcheck; `running` is content with a running instance that has none, else it must
     be healthy as well (docker's `running or healthy`); `completed` is an end with status 0. `ends` is how
-    many ends that its restart policy makes up for are borne. `checked`: it was seen to be healthy in this
-    run, and nobody watches it.
+    many ends that its restart policy makes up for are borne, None: all of them. `checked`: it was seen to be
+    healthy in this run, and nobody watches it.
     """
 
     name: str
     condition: Condition = "healthy"
-    ends: int = 0
+    ends: int | None = 0
     checked: bool = False
 
 
@@ -172,7 +175,7 @@ class _Waiting:
         self.daemon = daemon
         self.left = {one.name: one for one in watches}
         self.reasons: dict[str, str] = {}
-        self.ends: dict[str, set[str]] = {}
+        self.ends: dict[str, dict[str, float]] = {}  # since when each run is seen to have ended
         self.began = limits.clock()
         self.looked = self.began
         self.asked = self.began  # when the daemon was looked at last
@@ -291,17 +294,21 @@ class _Waiting:
 
     def _ended(self, watch: Watch, body: Body) -> None:
         path = incus.path("instances", watch.name)
-        code = lxclog.exit_code(self.client.log_file(path, "lxc.log", self.query))
+        log = self.client.log_file(path, "lxc.log", self.query)
+        code = lxclog.exit_code(log)
         now = cast("Body", self.client.get(path, self.query))
-        another = now.get("last_used_at") != body.get("last_used_at")  # the log is of that run
-        if watch.condition == "completed" and code == 0 and not another:
+        run = str(body.get("last_used_at", ""))
+        # A start empties the log before it changes anything else.
+        another = lxclog.goes_on(log) or str(now.get("last_used_at", "")) != run
+        if watch.condition == "completed" and not code and not another:  # None: no codes to be had
             self._done(watch.name)
             return
-        config = cast("dict[str, str]", body.get("config") or {})
-        ends = self.ends.setdefault(watch.name, set())
-        ends.add(str(body.get("last_used_at", "")))
-        borne = len(ends) <= watch.ends
-        if another or (borne and comes_back(spec.read(watch.name, config).restart, code)):
+        asked = spec.read(watch.name, cast("dict[str, str]", body.get("config") or {}))
+        ends = self.ends.setdefault(watch.name, {})
+        since = ends.setdefault(run, self.limits.clock())
+        most = (asked.restart_limit or len(ends)) if watch.ends is None else watch.ends
+        again = another or (len(ends) <= most and comes_back(asked.restart, code))
+        if again and self.limits.clock() - since < AGAIN_SECONDS:
             self.reasons[watch.name] = "has ended, and is started again"
             return
         how = "has ended" if code is None else f"ended with exit code {code}"
@@ -327,7 +334,14 @@ def comes_back(policy: spec.Policy, code: int | None) -> bool:
     return policy in ("always", "unless-stopped") or (policy == "on-failure" and code != 0)
 
 
-# --- a plan's step ----------------------------------------------------------------------------------
+# --- a plan's steps ---------------------------------------------------------------------------------
+
+
+def await_exit(client: incus.Client, deed: kind.AwaitExit, interrupted: Callable[[], bool]) -> None:
+    """Wait until a one-shot job has ended well; docker compose's rule, which bears what is started again."""
+    name = unquote(deed.path.rpartition("/")[2])
+    watch = Watch(name=name, condition="completed", ends=None if deed.again else 0)
+    _Waiting(client, deed.query, (watch,), None, Limits(interrupted=interrupted)).run()
 
 
 def await_healthy(

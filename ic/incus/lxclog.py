@@ -5,7 +5,8 @@ exit codes; liblxc writes one line at level info, which ic turns on with `lxc.lo
 a non-zero exit is "ended on error (37)", a death by signal "ended on signal Killed(9)" when the entrypoint is
 PID 1 and "ended on error (137)" below lxc's own init; an exit with 0 leaves no line; an entrypoint that is
 PID 1 and cannot be executed leaves "Failed to exec". A stop by force leaves "has stopped" of `lxc_cmd_stop`,
-which no exit and no graceful stop does.
+which no exit and no graceful stop does. Every end runs the hooks `stopns` and `stop`; while a start is under
+way or a process runs, the log has neither.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ _NOT_RUN = re.compile(rb"start - \S+ - ([^-\n]+) - Failed to exec ")
 _NOT_STARTED = b"Failed to spawn container"
 NOT_STARTED = 128
 _FORCED = re.compile(rb":lxc_cmd_stop:\d+ - Container [^\n]* has stopped")
+_HOOK = re.compile(rb"callhook [^\n]* stop(ns)?\"")
 _LEVEL = re.compile(rb" (INFO|DEBUG|TRACE|NOTICE) ")
 
 
@@ -36,6 +38,11 @@ def exit_code(log: bytes) -> int | None:
     if _NOT_STARTED in log:
         return NOT_STARTED
     return 0 if _LEVEL.search(log) else None
+
+
+def goes_on(log: bytes) -> bool:
+    """Whether the log is of a run whose end it does not hold: another start is under way, or a power cut."""
+    return exit_code(log) == 0 and _HOOK.search(log) is None
 
 
 def forced(log: bytes) -> bool:

@@ -494,6 +494,7 @@ class Draft:
             choice.resource.name,
             project=self.project,
             needs=(start,) if start in self.steps else (),
+            again=self.guard is not None,
         )
         return self._added(step, added)
 

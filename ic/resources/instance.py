@@ -254,13 +254,15 @@ def delete(address: str, name: str, *, project: str, needs: tuple[str, ...]) -> 
     )
 
 
-def await_exit(address: str, name: str, *, project: str, needs: tuple[str, ...]) -> kind.Step:
+def await_exit(
+    address: str, name: str, *, project: str, needs: tuple[str, ...], again: bool = False
+) -> kind.Step:
     """Wait until a one-shot job has ended well; nothing is changed and nothing journaled."""
     return kind.Step(
         id=f"{address}#exit",
         address=address,
         event="",
-        deed=kind.AwaitExit(path=url(name), query={"project": project}),
+        deed=kind.AwaitExit(path=url(name), query={"project": project}, again=again),
         needs=needs,
         lane="wait",
     )

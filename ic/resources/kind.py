@@ -197,10 +197,14 @@ class ResolveUser(msgspec.Struct, frozen=True, kw_only=True, tag="resolve-user")
 
 
 class AwaitExit(msgspec.Struct, frozen=True, kw_only=True, tag="await-exit"):
-    """Wait until an instance has ended with status 0; anything else fails. Changes nothing."""
+    """Wait until an instance has ended with status 0; anything else fails. Changes nothing.
+
+    `again`: a health daemon is there, and bad ends that the restart policy makes up for are borne.
+    """
 
     path: str
     query: dict[str, str] = {}
+    again: bool = False
 
 
 class MakeDirectory(msgspec.Struct, frozen=True, kw_only=True, tag="make-directory"):

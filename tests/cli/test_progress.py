@@ -212,7 +212,7 @@ def test_the_project_has_no_line_because_no_walk_makes_it() -> None:
         ("enrol", "trust", "create", "giving it an identity"),
         ("revoke", "trust", "delete", "revoking its certificate"),
         ("place", "create", "create", "putting its program in"),
-        ("exit", "wait", "create", "waiting for its end"),
+        ("exit", "wait", "create", "waiting for a/1 to end"),
         ("healthy", "wait", "create", "waiting for a/1 to be healthy"),
         ("create", "create", "create", "creating"),
         ("update", "create", "restart", "updating"),

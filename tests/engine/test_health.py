@@ -15,7 +15,7 @@ from ic import errors, names
 from ic.engine import health
 from ic.healthd import spec
 from ic.incus import client as incus
-from ic.incus import remotes, transport
+from ic.incus import lxclog, remotes, transport
 from ic.resources import kind, sidecar
 from tests.lab import lab as labs
 from tests.plan import world
@@ -277,6 +277,45 @@ def test_a_completed_job_is_done_and_a_failed_one_is_not(stage: Stage) -> None:
     stage.run("bad", command="/bin/sh -c 'sleep 0.5; exit 2'")
     with pytest.raises(errors.OperationFailed, match="ended with exit code 2"):
         stage.wait(health.Watch(name="bad", condition="completed"), timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("policy", "starts", "code"), [("on-failure", 2, 0), ("on-failure:1", 1, 1), ("no", 0, 1)]
+)
+def test_a_job_that_is_started_again_is_borne_as_often_as_its_policy_says(
+    stage: Stage, policy: str, starts: int, code: int
+) -> None:
+    """Docker compose's rule for `service_completed_successfully`: it ends well at the third try."""
+    name = f"tries-{starts}"
+    script = "echo x >>/root/n; sleep 0.5; test $(wc -l </root/n) -ge 3"
+    stage.run(name, command=f"/bin/sh -c '{script}'", **{names.RESTART: policy})
+    path = f"/1.0/instances/{name}"
+
+    def again() -> None:
+        begun = 0
+        while begun < starts and not over.wait(0.2):
+            if stage.client.get(path, stage.query)["status"] == "Stopped":
+                try:
+                    stage.start(name)
+                except errors.IncusError:  # it is ending still
+                    continue
+                begun += 1
+
+    over = threading.Event()
+    thread = threading.Thread(target=again)
+    thread.start()
+    deed = kind.AwaitExit(path=path, query=stage.query, again=True)
+    try:
+        if code:
+            with pytest.raises(errors.OperationFailed, match="ended with exit code 1"):
+                health.await_exit(stage.client, deed, lambda: False)
+        else:
+            health.await_exit(stage.client, deed, lambda: False)
+    finally:
+        over.set()
+        thread.join()
+    log = stage.client.log_file(path, "lxc.log", stage.query)
+    assert (lxclog.exit_code(log), lxclog.goes_on(log)) == (code, False)
 
 
 def test_time_and_a_person_end_the_waiting(stage: Stage) -> None:

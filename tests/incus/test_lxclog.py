@@ -44,3 +44,16 @@ def test_a_stop_by_force_is_told_from_an_exit() -> None:
     stop = b"lxc p_web 20261123122613.311 INFO     commands - ../src/lxc/commands.c:lxc_cmd_stop:1127 - "
     assert not lxclog.forced(killed)
     assert lxclog.forced(killed + stop + b'Container "p_web" has stopped\n')
+
+
+def test_a_run_goes_on_until_its_log_has_the_hook_of_an_end() -> None:
+    hook = (
+        b"lxc p_web 20261123160234.415 INFO     utils - ../src/lxc/utils.c:run_script_argv:590 - "
+    )
+    script = b"Executing script \"/proc/47/exe callhook /var/lib/incus 'p' 'web' "
+    begun = START + hook + script + b'start" for container "p_web"\n'
+    assert lxclog.goes_on(begun)
+    assert not lxclog.goes_on(begun + hook + script + b'stopns" for container "p_web"\n')
+    assert not lxclog.goes_on(begun + hook + script + b'stop" for container "p_web"\n')
+    assert not lxclog.goes_on(begun + LINE + b"Child <145> ended on error (37)\n")
+    assert not lxclog.goes_on(b"")  # no level info: nobody can tell

@@ -59,7 +59,9 @@ def test_one_wait_serves_all_that_wait_for_a_job() -> None:
             "job": {"image": "busybox"},
         }
     )
-    assert isinstance(steps["instance:job/1#exit"].deed, kind.AwaitExit)
+    deed = steps["instance:job/1#exit"].deed
+    assert isinstance(deed, kind.AwaitExit)
+    assert not deed.again  # nobody starts it again
     for name in ("a", "b"):
         assert "instance:job/1#exit" in steps[f"instance:{name}/1#start"].needs
 

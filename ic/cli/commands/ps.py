@@ -239,7 +239,8 @@ def _instance(
     if state == "exited" and started is None:
         state = "created"
     elif state == "exited":
-        code = lxclog.exit_code(client.log_file(f"/1.0/instances/{name}", "lxc.log", query))
+        log = client.log_file(f"/1.0/instances/{name}", "lxc.log", query)
+        code = None if lxclog.goes_on(log) else lxclog.exit_code(log)
     devices = cast("dict[str, dict[str, str]]", body.get("devices") or {})
     return documents.Instance(
         name=name,
