@@ -2,8 +2,9 @@
 
 In: a client, the Incus project's name, the stack (or None), what an earlier look resolved. Out: the
 journal as read, and Observed. Not pure; changes nothing. Six calls for a settled stack, one more where a
-health daemon watches and for the log of each own instance that has ended, and none to a registry: what the
-journal knows is not asked again. What images the server holds is asked (`with_images`) for a plan that pulls.
+health daemon watches, and none to a registry: what the journal knows is not asked again. What images the
+server holds is asked (`with_images`) for a plan that pulls. How an instance ended no list of the server
+tells, only its log: that is one call for each ended instance whose end decides something, a few at once.
 
 The run object is read before the project (a line of the journal is first there, then here), and everything
 else after both, so that live state is never older than the record it is compared with.
@@ -12,7 +13,7 @@ else after both, so that live state is never older than the record it is compare
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import msgspec
 
@@ -33,11 +34,13 @@ if TYPE_CHECKING:
 
 PullPolicy = Literal["always", "missing", "never"]
 Body = dict[str, Any]
+_Found = TypeVar("_Found")
 
 _DEFAULT = "default"
 _NEVER = "1970-01-01T00:00:00Z"  # last_used_at of what has never been started
 OWN_PROFILES = ("ic.lock.", "ic.j.", "ic.hd.")
 _RESOLVERS = 6  # registries are asked for so many images at once
+_READERS = 4  # so many logs are read at once; a reader opens a connection of its own
 
 
 def observe(
@@ -94,7 +97,7 @@ def observe(
         sorter.take(bridge)
     for (pool, _), one in sorted(volumes.items()):
         sorter.take(_volume(one, pool))
-    live = {address: _with_exit_code(client, one, project) for address, one in sorter.live.items()}
+    live = sorter.live | _ended(client, project, sorter.live, _selected(stack, services))
     lodgers = _lodgers(instances, stores.lodging, owner, home)
     sidecar_home = project if {sidecar.ADDRESS, sidecar.VOLUME_ADDRESS} & {*live} else ""
     if lodgers and not sidecar_home:
@@ -345,12 +348,40 @@ def _volume(body: Body, pool: str) -> kind.Live:
     )
 
 
-def _with_exit_code(client: incus.Client, live: kind.Live, project: str) -> kind.Live:
-    """The same with its last run's exit status, which only the log of an ended instance knows."""
-    if live.power != "Stopped" or not live.ever_started:
-        return live
-    log = client.log_file(incus.path("instances", live.name), "lxc.log", {"project": project})
-    return msgspec.structs.replace(live, exit_code=lxclog.exit_code(log))
+def _selected(stack: model.Stack | None, services: frozenset[str] | None) -> frozenset[str]:
+    """Whose power a plan decides by how it ended: the services that are looked at, and the sidecar."""
+    if stack is None:
+        return frozenset()
+    return frozenset(stack.services if services is None else services) | {sidecar.INSTANCE}
+
+
+def _ended(
+    client: incus.Client, project: str, live: Mapping[str, kind.Live], deciding: frozenset[str]
+) -> dict[str, kind.Live]:
+    """Those that have ended with their last run's exit status, which only the log of an instance knows.
+
+    What belongs to none of the `deciding` services is stopped, removed or left whatever its end was.
+    """
+    ended = [
+        address
+        for address, one in live.items()
+        if one.power == "Stopped"
+        and one.ever_started
+        and names.name_of(address).partition("/")[0] in deciding
+    ]
+
+    def read(address: str) -> int | None:
+        at = incus.path("instances", live[address].name)
+        return lxclog.exit_code(client.log_file(at, "lxc.log", {"project": project}))
+
+    codes, failed = _gather(ended, read, _READERS if len(ended) >= _READERS else 1)
+    for address in ended:
+        if address in failed:
+            raise failed[address]
+    return {
+        address: msgspec.structs.replace(live[address], exit_code=code)
+        for address, code in codes.items()
+    }
 
 
 # --- calls ---------------------------------------------------------------------------------------------
@@ -663,32 +694,7 @@ def _ask(
     references: list[str], resolve: Callable[[str], image.ImageFacts]
 ) -> dict[str, image.ImageFacts]:
     """Resolve several references at once, on a few threads. Raises the first error, naming the others."""
-    found: dict[str, image.ImageFacts] = {}
-    failed: dict[str, errors.IcError] = {}
-    left = list(reversed(references))
-
-    def work() -> None:
-        while True:
-            try:
-                reference = left.pop()
-            except IndexError:
-                return
-            try:
-                found[reference] = resolve(reference)
-            except errors.IcError as error:
-                failed[reference] = error
-
-    if len(references) == 1:
-        work()
-    else:
-        threads = [
-            threading.Thread(target=work, name=f"resolve-{number}", daemon=True)
-            for number in range(min(_RESOLVERS, len(references)))
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    found, failed = _gather(references, resolve, _RESOLVERS)
     if failed:
         first, *others = (failed[reference] for reference in references if reference in failed)
         first.details = (*first.details, *(error.summary for error in others))
@@ -713,6 +719,44 @@ def _resolver(env: Mapping[str, str], server: Body) -> Callable[[str], image.Ima
         )
 
     return resolve
+
+
+# --- several at once ---------------------------------------------------------------------------------------
+
+
+def _gather(
+    wanted: Iterable[str], get: Callable[[str], _Found], threads: int
+) -> tuple[dict[str, _Found], dict[str, errors.IcError]]:
+    """What was got, and what could not be, by what was wanted; on this thread alone when one is enough."""
+    found: dict[str, _Found] = {}
+    failed: dict[str, errors.IcError] = {}
+    left = [*wanted]
+    threads = min(threads, len(left))
+    left.reverse()
+
+    def work() -> None:
+        while True:
+            try:
+                one = left.pop()
+            except IndexError:
+                return
+            try:
+                found[one] = get(one)
+            except errors.IcError as error:
+                failed[one] = error
+
+    if threads < 2:
+        work()
+        return found, failed
+    working = [
+        threading.Thread(target=work, name=f"gather-{number}", daemon=True)
+        for number in range(threads)
+    ]
+    for thread in working:
+        thread.start()
+    for thread in working:
+        thread.join()
+    return found, failed
 
 
 # --- bodies of the API as mappings of text ---------------------------------------------------------------

@@ -662,3 +662,6 @@ def test_a_settled_stack_with_a_daemon_and_an_ended_job_is_read_in_eight_calls(
         assert "nothing to do" in case.ic("apply", "-y").out
     assert {one.method for one in seen.passed} == {"GET"}
     assert len(seen.passed) <= 8, [one.path for one in seen.passed]
+    with case.watched() as seen:
+        case.ic("apply", "-y", "web")  # the job is not selected: how it ended decides nothing
+    assert len(seen.passed) <= 7, [one.path for one in seen.passed]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -53,6 +54,7 @@ class World:
         ]
         self.images = ["/1.0/images/abc"]
         self.logs: dict[str, bytes] = {}
+        self.log_read: Callable[[], object] = lambda: None  # what a read of one waits for
         self.extensions = list(client.EXTENSIONS)
         self.server: dict[str, Any] = {"config": {"core.https_address": ":8443"}}
         self.addresses: list[str] = []
@@ -92,6 +94,10 @@ class World:
                 return fake.failed(404, "not found")
             return fake.Reply(self.state, headers=headers)
         if path[-1] == "lxc.log":
+            try:
+                self.log_read()
+            except ValueError:
+                return fake.failed(500, "a disk is full")
             log = self.logs.get(path[1])
             return fake.failed(404, "not found") if log is None else fake.Reply(log)
         found = self.answer(path, query)
@@ -403,7 +409,7 @@ def test_power_tells_what_happened(
     look.world.instance("web", look.world.marks("web/1"), **more)
     if log is not None:
         look.world.logs["web"] = log
-    live = look().live["instance:web/1"]
+    live = look(stack_of(service(reference=None))).live["instance:web/1"]
     assert (live.ever_started, live.half_made, live.exit_code) == (started, half, code)
 
 
@@ -438,13 +444,47 @@ def test_what_was_made_and_never_started_is_whole(look: Looking) -> None:
     assert (live.half_made, live.ever_started, live.started) == (False, False, "")
 
 
-def test_only_own_ended_instances_cost_a_call_for_their_log(look: Looking) -> None:
-    look.world.instance("web", look.world.marks("web/1"), status="Stopped")
+def logs_read(look: Looking) -> list[str]:
+    """The instances whose logs have been read since this was last asked."""
+    found = [target.split("/")[3] for target in look.server.targets if "lxc.log" in target]
+    look.server.requests.clear()
+    return found
+
+
+def test_an_end_costs_a_call_only_where_it_decides_something(look: Looking) -> None:
+    for name in ("web", "job", "removed"):
+        look.world.instance(name, look.world.marks(f"{name}/1"), status="Stopped")
+    look.world.instance("guard", look.world.marks(sidecar.INSTANCE), status="Stopped")
     look.world.instance("foreign", {}, status="Stopped")
     look.world.instance("run", look.world.marks("run/1"))
-    look()
-    logs = [target for target in look.server.targets if "lxc.log" in target]
-    assert logs == ["GET /1.0/instances/web/logs/lxc.log?project=shop"]
+    both = stack_of(*(service(name, None) for name in ("web", "job", "run")))
+    look(both)
+    assert sorted(logs_read(look)) == ["guard", "job", "web"]
+    found = look(both, services=frozenset({"job", "run"}))
+    assert sorted(logs_read(look)) == ["guard", "job"]
+    assert found.live["instance:web/1"].exit_code is None
+    look()  # `down`, `destroy`, `stop`: whatever its end was
+    assert logs_read(look) == []
+
+
+def test_several_ends_are_read_at_once_and_a_failure_is_one(look: Looking) -> None:
+    names_ = [f"job-{number}" for number in range(8)]
+    for name in names_:
+        look.world.instance(name, look.world.marks(f"{name}/1"), status="Stopped")
+        look.world.logs[name] = START
+    meeting = threading.Barrier(4)
+    look.world.log_read = lambda: meeting.wait(5) if meeting.n_waiting < 4 else None
+    stack = stack_of(*(service(name, None) for name in names_))
+    assert {one.exit_code for one in look(stack).live.values()} == {0}
+    assert sorted(logs_read(look)) == names_
+    assert not meeting.broken
+
+    def fail() -> None:
+        raise ValueError
+
+    look.world.log_read = fail
+    with pytest.raises(errors.IncusError, match="job-0: a disk is full"):
+        look(stack)
 
 
 # --- facts ---
@@ -694,7 +734,8 @@ def test_the_labs_own_state_is_read_in_six_calls(
         real.call("PUT", "/1.0/instances/web/state", of, {"action": "start"})
         ended = made
         for _ in range(100):
-            ended = observe.observe(real, stack.name, None, ENV)[1].live["instance:web/1"]
+            seen = observe.observe(real, stack.name, stack_of(service(reference=None)), ENV)[1]
+            ended = seen.live["instance:web/1"]
             if ended.exit_code is not None:
                 break
         assert (ended.power, ended.ever_started, ended.exit_code) == ("Stopped", True, 37)
