@@ -309,6 +309,38 @@ def test_a_fall_costs_no_listing():
         until(lambda: clock.ahead(50) or server.calls.count("list") == lists + 1)
 
 
+def let_pass(watch: Watch, clock: Clock, seconds: int) -> None:
+    """So much time, in steps that are no standstill; the loop has turned in each of them."""
+    for _ in range(0, seconds, 4):
+        clock.ahead(4_000)
+        for _ in range(2):
+            beat = watch.manager.beat
+            watch.client.server.tell_profile("ic.x")
+            until(lambda beat=beat: watch.manager.beat > beat)
+
+
+def test_an_idle_minute_costs_no_call_and_every_five_minutes_everything_is_looked_at():
+    server = standin.Server()
+    for number in range(30):
+        server.add(f"web-{number}", restart="always")
+    server.old()
+    job = server.add("job", restart="always")
+    clock = Clock()
+    with watching(server, clock=clock) as watch:
+        let_pass(watch, clock, 8)  # it was looked at once after its start
+        before = len(server.calls)
+        let_pass(watch, clock, 60)
+        assert len(server.calls) - before <= 2
+        server.lost_events = 1
+        server.exit("job")
+        let_pass(watch, clock, 200)
+        assert len(job.starts) == 1
+        let_pass(watch, clock, 40)
+        until(lambda: clock.ahead() or len(job.starts) == 2)
+        assert server.calls.count("list") == 2
+        assert server.calls.count("events") == 1
+
+
 def test_a_look_in_vain_asks_again_for_that_one_instance():
     server = standin.Server()
     server.add("web", restart="always")
@@ -643,6 +675,39 @@ def test_500_checks_begin_on_time():
     assert figures.late_ms / count <= 50, figures
     below = sum(number for bound, number in figures.late.items() if bound <= 250)
     assert below >= 0.99 * count, figures
+
+
+def test_more_checks_than_can_be_run_come_later_all_alike_and_that_is_said():
+    server = standin.Server()
+    for number in range(60):
+        server.add(f"web-{number}", test=TEST, interval="100ms")
+    server.old()
+    ran: dict[str, int] = {}
+    takes = 0.06
+
+    def probe(order: probes.Order, stop: threading.Event) -> probes.Result:
+        stop.wait(takes)
+        ran[order.instance] = ran.get(order.instance, 0) + 1
+        return probes.Result(kind="exit")
+
+    pace = (5, 0)  # times the time that passes, and so much more: one value, as threads read it
+
+    def clock() -> int:
+        times, more = pace
+        return time.monotonic_ns() // 1_000_000 * times + more
+
+    with watching(server, probe=probe, clock=clock) as watch:
+        until(lambda: "overload" in watch.kinds())
+        ran.clear()
+        until(lambda: sum(ran.values()) >= 240)
+        assert max(ran.values()) - min(ran.values()) <= 2, ran
+        assert all(len(web.starts) == 1 for web in server.instances.values())
+        takes = 0.0
+        pace = (1, clock() - time.monotonic_ns() // 1_000_000)
+        for number in range(10, 60):
+            server.instances[f"web-{number}"].config[names.HEALTH_INTERVAL] = "100s"
+            server.tell("instance-updated", f"web-{number}")
+        until(lambda: "on-time" in watch.kinds())
 
 
 def test_after_a_standstill_there_is_no_burst():
