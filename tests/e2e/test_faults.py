@@ -429,7 +429,8 @@ class Sickly:
     def kill_daemon(self, *, gently: bool = False) -> None:
         """Kill it; `gently`: half a second after it was told to end."""
         pid = self.case.pid(DAEMON)
-        kill = f"kill -TERM {pid}; sleep 0.5; kill -KILL {pid} || :" if gently else f"kill -KILL {pid}"
+        first = f"kill -TERM {pid}; sleep 0.5; " if gently else ""
+        kill = f"{first}kill -KILL {pid} || :"
         self.case.lab.run(["sh", "-c", kill], check=True)
 
 
