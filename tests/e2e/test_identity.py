@@ -5,13 +5,14 @@ Sidecars are made here by plain `incus` commands, as docs/healthd.md describes t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -353,14 +354,8 @@ def test_a_bad_identity_is_mended_by_the_command_that_it_names(sidecar: Sidecar)
 def test_a_replaced_server_certificate_is_met_with_silence_until_a_token_names_it(
     sidecar: Sidecar,
 ) -> None:
-    lab = sidecar.lab
     before = sidecar.enrolled()
-    kept = {name: lab.path(f"/var/lib/incus/{name}").read_bytes() for name in _SERVER_FILES}
-    lab.stop_incusd()
-    try:
-        for name in _SERVER_FILES:
-            lab.path(f"/var/lib/incus/{name}").unlink()
-        lab.start_incusd()
+    with another_certificate(sidecar.lab):
         detail = sidecar.becomes("pin-mismatch", 40)["detail"]
         assert before["server"] in detail or sidecar.server.fingerprint() in detail
         sidecar.give(sidecar.server.token())
@@ -368,18 +363,29 @@ def test_a_replaced_server_certificate_is_met_with_silence_until_a_token_names_i
         assert after["server"] == sidecar.server.fingerprint() != before["server"]
         assert after["certificate"] == before["certificate"]
         sidecar.server.cancel()  # it was not needed: the certificate was known
-    finally:
-        lab.stop_incusd()
-        for name, content in kept.items():
-            lab.path(f"/var/lib/incus/{name}").write_bytes(content)
-        lab.start_incusd()
     sidecar.becomes("pin-mismatch", 40)
     sidecar.give(sidecar.server.token())
     assert sidecar.becomes("watching")["server"] == before["server"]
     sidecar.server.cancel()
 
 
-_SERVER_FILES = ("server.crt", "server.key")
+@contextlib.contextmanager
+def another_certificate(lab: labs.Lab) -> Generator[None]:
+    """Within the block the lab's server shows a certificate that it has just made."""
+    files = [lab.path(f"/var/lib/incus/{name}") for name in ("server.crt", "server.key")]
+    kept = [file.read_bytes() for file in files]
+    lab.stop_incusd()
+    try:
+        for file in files:
+            file.unlink()
+        lab.start_incusd()
+        yield
+    finally:
+        lab.stop_incusd()
+        for file, content in zip(files, kept, strict=True):
+            file.write_bytes(content)
+        lab.start_incusd()
+
 
 FORBIDDEN = """
 import json, sys

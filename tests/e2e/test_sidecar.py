@@ -13,6 +13,7 @@ import pytest
 
 from tests.crash import proxy
 from tests.e2e import scenario
+from tests.e2e.test_identity import another_certificate
 from tests.e2e.test_journal import show
 from tests.lab import lab as labs
 
@@ -456,6 +457,25 @@ def test_a_lost_identity_is_a_line_of_the_plan_and_up_heals_it(watched: Watched,
     case.ic("up", "-d")
     watched.sound()
     assert case.started("web") == started
+
+
+def test_another_certificate_of_the_server_is_told_and_up_pins_it(watched: Watched) -> None:
+    case = watched.case
+    case.compose(STACK)
+    case.ic("up", "-d")
+    watched.healthy()
+    started = case.started("web")
+    with another_certificate(case.lab):
+        watched.become("pin-mismatch")
+        assert "ic-healthd: pin-mismatch: " in case.ic("ps").out
+        change = case.plan()[ADDRESS]
+        assert (change["action"], change["cause"]) == (
+            "update",
+            "the server has another certificate",
+        )
+        case.ic("up", "-d")
+        watched.sound()
+        assert case.started("web") == started
 
 
 # --- killed while it is set up ------------------------------------------------------------------------
