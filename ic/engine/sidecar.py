@@ -229,7 +229,7 @@ def _made(tools: Tools, deed: kind.Enrol) -> _Token:
     except errors.Forbidden as error:
         raise errors.Forbidden(
             "cannot give the health daemon an identity: only an administrator of the server may",
-            details=(f"an administrator runs: {command(deed.name, deed.projects)}",),
+            details=(f"an administrator runs: {sidecar.trust(deed.name, deed.projects)}",),
             hint="write the token that it prints into a file of mode 0600 and give it with "
             "`--healthd-token FILE`; or go without the daemon: `--no-healthd`",
         ) from error
@@ -250,11 +250,6 @@ def _made(tools: Tools, deed: kind.Enrol) -> _Token:
 def encoded(fields: Mapping[str, object]) -> bytes:
     """A token as a client takes it: base64 of JSON. Pure."""
     return base64.b64encode(msgspec.json.encode(fields)) + b"\n"
-
-
-def command(name: str, projects: tuple[str, ...]) -> str:
-    """What an administrator types for such a token. Pure."""
-    return f'incus config trust add "{name}" --restricted --projects {",".join(projects)} --quiet'
 
 
 def read_token(path: str) -> bytes:
@@ -535,7 +530,7 @@ class _Enrolment(_Setup):
         raise errors.OperationFailed(
             "cannot set up the health daemon: the token that was given brings more rights, or others, "
             f"than those in project {', '.join(self.deed.projects)}",
-            hint=f"an administrator runs: {command(self.deed.name, self.deed.projects)}",
+            hint=f"an administrator runs: {sidecar.trust(self.deed.name, self.deed.projects)}",
             code="E_TOKEN_RIGHTS",
         )
 

@@ -33,6 +33,7 @@ from ic.plan import (
     difference,
     facts,
     laying,
+    rights,
     upkeep,
     watch,
 )
@@ -341,6 +342,21 @@ class _Work:
         self._remove_networks()
         self._forget_images()
         self._forget_volumes()
+        self._check_rights()
+
+    def _check_rights(self) -> None:
+        """What a restricted client may not do; a plan that pulls is made again with what the server holds."""
+        steps = self.draft.steps.values()
+        pulls = any(isinstance(step.deed, kind.Pull) for step in steps)
+        if self.facts.may_administer or (pulls and self.facts.fingerprints is None):
+            return
+        rights.check(
+            steps,
+            self.wanted.images,
+            services={details.image for details in self.wanted.details.values()},
+            lineage=self.book.lineage,
+            token=bool(self.options.healthd_token),
+        )
 
     def _check_foreign(self) -> None:
         """Something unmarked stands where the stack wants to be: refused, all of it at once."""
@@ -577,8 +593,7 @@ class _Work:
         given = self.wanted.sidecar
         if given is None:
             return
-        token = bool(self.options.healthd_token)
-        self.guard = upkeep.decide(given, self.observed, self.book, token=token)
+        self.guard = upkeep.decide(given, self.observed, self.book)
         wrong = upkeep.trouble(self.observed)
         if wrong and not self.guard.makes:
             self._warn("W_HEALTHD", wrong, "`ic healthd status` has more")
@@ -654,7 +669,6 @@ class _Work:
         guard = self.wanted.sidecar
         if guard is not None and self.guard is not None and self.guard.makes:
             makes.add(guard.image)
-        refused: list[image.ImageFacts] = []
         for address, found in sorted(self.wanted.images.items()):
             known = self.recorded.get(address)
             kept = image.from_facts(known.facts) if known and known.facts else None
@@ -663,12 +677,9 @@ class _Work:
             has = bool(found.fingerprint) and found.fingerprint in (held or ())
             if same and (has or address not in makes):
                 continue
-            if not self.facts.may_administer and held is not None:
-                if has:  # somebody who may has pulled it
-                    record = kind.Record(name=found.reference, facts=image.to_facts(found))
-                    self.draft.note(address, "adopt", difference.ADOPTED, record)
-                else:
-                    refused.append(found)
+            if has and not self.facts.may_administer:  # somebody who may has pulled it
+                record = kind.Record(name=found.reference, facts=image.to_facts(found))
+                self.draft.note(address, "adopt", difference.ADOPTED, record)
                 continue
             if kept is None:
                 cause = difference.NEW
@@ -688,16 +699,6 @@ class _Work:
             )
             self.draft.put(
                 address, "update" if kept and not same else "create", cause, (step,), fields
-            )
-        if refused:
-            raise errors.Refused(
-                f"cannot pull image {', '.join(one.reference for one in refused)}: "
-                "this client's certificate is restricted",
-                details=(
-                    "an administrator of the server runs:",
-                    *(f"  {image.command(one)}" for one in refused),
-                ),
-                hint="then run this again",
             )
 
     def _forget_images(self) -> None:

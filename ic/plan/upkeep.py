@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ic import errors, names
+from ic import names
 from ic.plan import changes, difference, laying, watch
-from ic.resources import image, instance, kind, project, sidecar, volume
+from ic.resources import instance, kind, project, sidecar, volume
 
 if TYPE_CHECKING:
     from ic.plan import facts
@@ -43,19 +43,8 @@ class Row(laying.Decision, frozen=True, kw_only=True):
         return not (self.makes or self.diff.fields or self.start or self.enrol or self.adopt)
 
 
-def decide(
-    given: watch.Sidecar, observed: facts.Observed, book: difference.Book, *, token: bool
-) -> Row:
-    """The row of a wanted sidecar. `token` is whether an administrator's one is at hand.
-
-    Raises Refused when something is to be done that this client may not do.
-    """
-    row = _decided(given, observed, book)
-    _check_rights(given, row, observed, book, token=token)
-    return row
-
-
-def _decided(given: watch.Sidecar, observed: facts.Observed, book: difference.Book) -> Row:
+def decide(given: watch.Sidecar, observed: facts.Observed, book: difference.Book) -> Row:
+    """The row of a wanted sidecar."""
     live = observed.live.get(sidecar.ADDRESS)
     state = observed.facts.sidecar_state
     spoilt = state is not None and state.state == "bad-identity"
@@ -150,41 +139,6 @@ def trouble(observed: facts.Observed) -> str:
     if state.misconfigured:
         return f"the health daemon cannot read {', '.join(state.misconfigured)}"
     return ""
-
-
-def _check_rights(
-    given: watch.Sidecar, row: Row, observed: facts.Observed, book: difference.Book, *, token: bool
-) -> None:
-    """A restricted client may pull no image, make no token and let no server listen.
-
-    Said before the first change, with all that somebody who may has to do.
-    """
-    asks = row.enrol and not token
-    held = observed.facts.fingerprints
-    if row.makes and held is None:
-        return  # such a plan pulls; it is made again with what the server holds
-    pulls = row.makes and given.found.fingerprint not in (held or ())
-    if observed.facts.may_administer or not (asks or pulls or given.https_address):
-        return
-    commands = [image.command(given.found)] if pulls else []
-    if given.https_address:
-        commands.append(f"incus config set core.https_address={given.https_address}")
-    if asks:
-        name = sidecar.identity_name(given.projects[0], book.lineage)
-        projects = ",".join(given.projects)
-        commands.append(
-            f'incus config trust add "{name}" --restricted --projects {projects} --quiet > token'
-        )
-    raise errors.Refused(
-        "cannot set up the health daemon: this client's certificate is restricted",
-        details=("an administrator of the server runs:", *(f"  {one}" for one in commands)),
-        hint=(
-            "then give the token's file (mode 0600) with --healthd-token FILE"
-            if asks
-            else "then run this again"
-        )
-        + "; or go without the daemon: --no-healthd",
-    )
 
 
 def lay(

@@ -87,6 +87,11 @@ def identity_name(project: str, lineage: str) -> str:
     return f"ic-healthd {project} {lineage}".rstrip()
 
 
+def trust(name: str, projects: tuple[str, ...]) -> str:
+    """What an administrator types for the token that brings it."""
+    return f'incus config trust add "{name}" --restricted --projects {",".join(projects)} --quiet'
+
+
 def encode(state: State) -> bytes:
     """The state file's bytes."""
     return msgspec.json.encode(state) + b"\n"

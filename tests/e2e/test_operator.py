@@ -127,13 +127,18 @@ def test_where_none_is_set_up_an_administrators_commands_and_their_token_do(
     watched: Watched, operator: Operator
 ) -> None:
     case = watched.case
-    without_image(case.lab, "library/python")
+    case.compose({"services": {**SERVICES, "db": {"image": "lab/slowstop:1", "restart": "always"}}})
+    for image in ("library/python", "lab/slowstop"):
+        without_image(case.lab, image)
     before = scenario.everything(case.lab)
     done = operator.ic("up", "-d", code=3)
-    assert "this client's certificate is restricted" in done.err
+    assert (
+        "cannot pull image lab/slowstop:1 and set up the health daemon: this client's" in done.err
+    )
     assert scenario.everything(case.lab) == before
     commands = [line.strip() for line in done.err.splitlines() if line.startswith("    incus ")]
-    assert [" ".join(one.split()[1:3]) for one in commands] == ["query --wait", "config trust"]
+    kinds = [" ".join(one.split()[1:3]) for one in commands]
+    assert kinds == ["query --wait", "query --wait", "config trust"]
     for command in commands:
         case.lab.run(["sh", "-c", command], cwd=case.inside, check=True)
 
@@ -153,6 +158,23 @@ def test_where_none_is_set_up_an_administrators_commands_and_their_token_do(
     watched.sound()
     watched.healthy()
     assert operator.ic("plan", "--json").json()["changes"] == []
+
+
+def test_a_bridge_is_an_administrators_and_is_asked_for_before_the_first_change(
+    watched: Watched, operator: Operator
+) -> None:
+    case = watched.case
+    services = {**SERVICES, "more": scenario.idle(networks=["default", "back"])}
+    case.compose({"services": services, "networks": {"back": {}}})
+    before = scenario.everything(case.lab)
+    done = operator.ic("up", "-d", "--no-healthd", code=3)
+    assert "cannot make network back and change network default: this client's" in done.err
+    assert "  ic apply" in done.err
+    assert scenario.everything(case.lab) == before
+    case.ic("apply", "-y", "--no-healthd")
+    operator.ic("up", "-d", "--no-healthd")
+    assert case.states()["more"] == "Running"
+    assert operator.ic("plan", "--json", "--no-healthd").json()["changes"] == []
 
 
 def test_a_new_image_is_an_administrators_to_bring(watched: Watched, operator: Operator) -> None:
