@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.cli import test_documents as schemas
-from tests.e2e import scenario
+from tests.e2e import scenario, test_soak
 from tests.lab import lab as labs
 
 PORT = 18391
@@ -156,6 +158,19 @@ def by_hand(case: scenario.Scenario, name: str, keys: dict[str, str]) -> None:
     case.send("PUT", f"/1.0/instances/{name}/state", {"action": "start", "timeout": 20})
 
 
+def remove(case: scenario.Scenario, *instances: str) -> None:
+    """Take instances away that the daemon may be writing on: then a stop is refused."""
+
+    def stopped(name: str) -> bool:
+        with contextlib.suppress(labs.ApiError):
+            case.stop_by_hand(name)
+        return case.instance(name)["status"] == "Stopped"
+
+    for name in instances:
+        until(lambda name=name: stopped(name), what="the end")
+        case.send("DELETE", f"/1.0/instances/{name}", None)
+
+
 def test_what_a_person_makes_with_such_keys_is_watched_and_keys_that_cannot_be_read_are_named(
     watched: scenario.Scenario,
 ) -> None:
@@ -193,9 +208,37 @@ def test_what_a_person_makes_with_such_keys_is_watched_and_keys_that_cannot_be_r
     until(lambda: status("odd") == "unhealthy", what="the new check's verdict")
     assert watched.started("ic-healthd") == daemon
     assert watched.plan() == {}
-    for name in ("own", "odd"):
-        watched.stop_by_hand(name)
-        watched.send("DELETE", f"/1.0/instances/{name}", None)
+    remove(watched, "own", "odd")
+
+
+@pytest.mark.parametrize("rounds", [4, pytest.param(100, marks=pytest.mark.long)])
+def test_who_stops_and_starts_what_is_checked_is_never_refused(
+    watched: scenario.Scenario, rounds: int
+) -> None:
+    flapping = '["CMD-SHELL","test -e /t && { rm /t; exit 1; }; touch /t"]'
+    check = "user.healthcheck."
+    keys = {f"{check}test": flapping, f"{check}interval": "250ms", f"{check}retries": "1"}
+    names = ["flaps", "flaps-too"]
+    for name in names:
+        by_hand(watched, name, {**keys, "user.restart": "no"})
+
+    def writes() -> float:
+        return test_soak.Sample(watched.run("ic-healthd", "python3", "-c", test_soak.ASK)).sum(
+            "ic_healthd_writes_total"
+        )
+
+    def go(name: str) -> None:
+        for _ in range(rounds):
+            watched.stop_by_hand(name)
+            body = {"action": "start", "timeout": 20}
+            watched.send("PUT", f"/1.0/instances/{name}/state", body)
+
+    before = writes()
+    with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(go, names))  # a start or stop that is refused is an ApiError
+    until(lambda: writes() >= before + len(names), what="the end of the quiet")
+    assert set(watched.states().values()) == {"Running"}
+    remove(watched, *names)
 
 
 def test_a_run_takes_the_lines_into_the_journal_and_no_history_changes(
