@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ic.incus import client, remotes, transport
 from tests.crash import proxy
 from tests.e2e import scenario
 from tests.e2e.test_identity import another_certificate
@@ -520,6 +521,26 @@ def test_killed_while_it_is_set_up_the_next_run_finishes(watched: Watched, momen
     watched.sound()
     watched.healthy()
     assert case.states() == {"web": "Running", DAEMON: "Running"}
+
+
+def test_an_image_without_run_is_as_good(watched: Watched) -> None:
+    """The lab's image has an empty /run: it is taken away before the first start, which is cut off first."""
+    case = watched.case
+    case.compose(STACK)
+    where, mode = MOMENTS["its program is pushed"]
+    fault = proxy.Fault(1, mode, where=where)
+    with case.watched(fault):
+        process = case.start("up", "-d")
+        fault.action = process.kill
+        process.communicate(timeout=60)
+    server = remotes.Server(name="lab", socket=str(case.lab.socket))
+    with client.Client(transport.connect(server)) as real:
+        path, of = f"/1.0/instances/{DAEMON}", {"project": case.name}
+        real.file_delete(path, "/run", of, tree=True)
+        assert real.file_stat(path, "/run", of) is None
+    case.ic("up", "-d", "--lock-timeout", "40")
+    watched.sound()
+    watched.healthy()
 
 
 def test_interrupted_while_the_token_is_used_nothing_is_left_of_it(watched: Watched) -> None:
