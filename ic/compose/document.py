@@ -132,10 +132,13 @@ def _parsed(text: str, file: str, report: tree.Report) -> list[tree.Node]:
     try:
         return _Builder(file, report).documents(events(text))
     except yaml.MarkedYAMLError as problem:
-        mark = problem.problem_mark or problem.context_mark
-        where = errors.Position(file, mark.line + 1, mark.column + 1) if mark else None
-        reason = " ".join(filter(None, (problem.context, problem.problem)))
-        raise _refusal("E_YAML", f"this is not YAML: {reason}", where) from problem
+        from ic.compose import malformed
+
+        fault = malformed.explain(problem, text)
+        where = errors.Position(file, fault.at[0] + 1, fault.at[1] + 1) if fault.at else None
+        raise _refusal(
+            "E_YAML", f"this is not YAML: {fault.reason}", where, fault.hint
+        ) from problem
     except reader.ReaderError as problem:
         raise _refusal(
             "E_YAML",
@@ -156,8 +159,12 @@ def _too_deep(position: errors.Position) -> errors.ComposeError:
     return _refusal("E_YAML_LIMIT", f"nested deeper than {DEPTH_LIMIT} levels", position)
 
 
-def _refusal(code: str, summary: str, position: errors.Position | None) -> errors.ComposeError:
-    one = errors.Diagnostic(severity="error", code=code, summary=summary, position=position)
+def _refusal(
+    code: str, summary: str, position: errors.Position | None, hint: str = ""
+) -> errors.ComposeError:
+    one = errors.Diagnostic(
+        severity="error", code=code, summary=summary, position=position, hint=hint
+    )
     return errors.ComposeError(str(one), diagnostics=(one,), code=code)
 
 

@@ -13,6 +13,7 @@ import math
 import re
 from typing import TYPE_CHECKING, cast
 
+from ic import units
 from ic.fields import tree
 
 if TYPE_CHECKING:
@@ -283,6 +284,14 @@ NAME = r"^[a-zA-Z0-9._-]+$"
 # --- holding a tree against it ------------------------------------------------------------------------
 
 
+def _fault_in_quotes(node: tree.Node, key: Key) -> str:
+    """Why a number would be no better as a text: `5` of a duration lacks its unit. Empty when it would be."""
+    data = node.data
+    if key.fault is None or isinstance(data, bool) or not isinstance(data, (int, float)):
+        return ""
+    return key.fault(tree.Node(units.number_text(data), node.position))
+
+
 class _Walk:
     """One pass over a tree, from the top down, without recursion into Python's own stack limits."""
 
@@ -318,7 +327,12 @@ class _Walk:
 
     def _wrong_type(self, node: tree.Node, key: Key) -> None:
         where = self.where() or "the top level"
-        tree.wrong_type(node, where, self.report, key.words())
+        hint = _fault_in_quotes(node, key)
+        if not hint:
+            tree.wrong_type(node, where, self.report, key.words())
+            return
+        wrong = f"{where} must be {key.words()}, not {tree.kind_of(node)}"
+        self.report.error(tree.TYPE, wrong, node.position, hint)
 
     def _mapping(self, node: tree.Node, data: dict[str, tree.Node], key: Key) -> None:
         keys, names = key.keys, key.names

@@ -139,9 +139,9 @@ def test_encodings_and_line_ends(content: bytes) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "position"),
     [
-        ("a: b\n c: d\n", "E_YAML", "2:3"),
-        ("a: 'b\n", "E_YAML", "2:1"),
-        ("a: {b\n", "E_YAML", "2:1"),
+        ("a: b\n c: d\n", "E_YAML", "2:2"),
+        ("a: 'b\n", "E_YAML", "1:4"),
+        ("a: {b\n", "E_YAML", "1:4"),
         ("a: *b\n", "E_YAML", "1:4"),
         ("a: &a [*a]\n", "E_YAML", "1:8"),
         ("w: &w {<<: *w}\n", "E_YAML", "1:12"),
