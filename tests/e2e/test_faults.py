@@ -145,7 +145,7 @@ class Trouble:
     def losing(self, percent: int) -> Generator[None]:
         """So many of the packets between the daemon and the server are lost."""
         lab = self.case.lab
-        lab.run(["sh", "-c", LOSE.format(percent=percent)], check=True)
+        lab.run(["sh", "-c", LOSE.format(most=percent - 1)], check=True)
         try:
             yield
         finally:
@@ -155,8 +155,8 @@ class Trouble:
 LOSE = (
     "nft add table inet weather &&"
     " nft 'add chain inet weather way {{ type filter hook input priority 0; }}' &&"
-    " nft 'add rule inet weather way iif lo tcp dport 8443 numgen random mod 100 < {percent} drop' &&"
-    " nft 'add rule inet weather way iif lo tcp sport 8443 numgen random mod 100 < {percent} drop'"
+    " nft 'add rule inet weather way iif lo tcp dport 8443 numgen random mod 100 <= {most} drop' &&"
+    " nft 'add rule inet weather way iif lo tcp sport 8443 numgen random mod 100 <= {most} drop'"
 )
 
 
@@ -358,6 +358,26 @@ def lose(trouble: Trouble, seconds: float) -> str:
             trouble.untouched()
     trouble.well()
     return results(before, trouble.sample())
+
+
+@pytest.mark.long
+def test_a_way_that_is_cut_restarts_nothing_and_what_ended_meanwhile_runs_again(
+    case: scenario.Scenario, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trouble = Trouble(case)
+    falls = trouble.names.pop()
+    before = trouble.before.pop(falls)
+    with trouble.losing(100):
+        time.sleep(2)
+        case.kill(falls)
+        time.sleep(20)
+        trouble.untouched()
+        assert case.instance(falls)["status"] == "Stopped"
+    began = time.monotonic()
+    trouble.wait(lambda: case.started(falls) != before)
+    tell(capsys, "cut", f"22 s; started {time.monotonic() - began:.1f} s after its end")
+    trouble.come_to("healthy")
+    assert {name: case.started(name) for name in trouble.names} == trouble.before
 
 
 def results(before: Sample, after: Sample) -> str:
