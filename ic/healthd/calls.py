@@ -26,8 +26,18 @@ Body = dict[str, Any]
 PATCH_SECONDS = 10.0
 START_SECONDS = 60.0
 FORCE_SECONDS = 30.0
+ENDING_SECONDS = 10.0  # for what was ended by force to be stopped for good
 _STOPPED = ("already stopped", "is not running", "isn't running")
 _RUNNING = ("already running",)
+_MOVING = ("Restarting", "Restoring")  # how the server describes what a write would break
+
+
+class _Settled(Exception):
+    """The run that was to be ended is over by somebody else's doing, or it is not to be ended any more."""
+
+
+def _always() -> bool:
+    return True
 
 
 class Calls:
@@ -74,42 +84,98 @@ class Calls:
         body: dict[str, object] = {"config": dict(config)}
         self._client.send("PATCH", _path(name), self._query, body, etag=etag, timeout=PATCH_SECONDS)
 
-    def start(self, name: str) -> None:
-        """Start it; one that runs is fine. Raises OperationFailed when it cannot be run."""
-        self._change(name, {"action": "start", "timeout": 30}, START_SECONDS, _RUNNING)
+    def moving(self, name: str) -> bool:
+        """Whether the server is at a restart of it, which a write of its keys would break [measured]."""
+        at = _path(name)
+        return any(
+            str(one.get("description", "")).startswith(_MOVING)
+            and at in [path.partition("?")[0] for path in _instances_of(one)]
+            for one in self._client.operations(self._project)
+        )
 
-    def restart(self, name: str, grace_ms: int, signal: str = "") -> bool:
+    def start(self, name: str, *, wanted: Callable[[], bool] = _always) -> None:
+        """Start it, as long as that is `wanted`; one that runs is fine.
+
+        Raises OperationFailed when it cannot be run.
+        """
+        with contextlib.suppress(_Settled):
+            self._start(name, lambda: self._go_on(name, "", wanted))
+
+    def _start(self, name: str, guard: Callable[[], None]) -> None:
+        body: dict[str, object] = {"action": "start", "timeout": 30}
+        self._change(name, body, START_SECONDS, _RUNNING, guard)
+
+    def restart(
+        self,
+        name: str,
+        grace_ms: int,
+        signal: str = "",
+        *,
+        run: str = "",
+        wanted: Callable[[], bool] = _always,
+    ) -> bool:
         """Restart it, gracefully at first, then by force; one that is stopped is started.
 
         With a `signal` that is given from inside, and `grace_ms` are waited for; False when that could not
-        be: then the server gives what it gives (SIGTERM, and a second).
+        be: then the server gives what it gives (SIGTERM, and a second). `run` is the one that is to be ended
+        (empty: whichever): when somebody else has ended it and begun another, that is as good. Nothing more
+        is sent as soon as it is not `wanted` any more.
         """
+        try:
+            return self._restart(name, grace_ms, signal, lambda: self._go_on(name, run, wanted))
+        except _Settled:
+            return True
+
+    def _go_on(self, name: str, run: str, wanted: Callable[[], bool]) -> None:
+        """Before each request. Raises _Settled when none is needed any more."""
+        if not wanted():
+            raise _Settled
+        if run and str(self.instance(name)[0].get("last_used_at") or "") != run:
+            raise _Settled
+
+    def _restart(self, name: str, grace_ms: int, signal: str, guard: Callable[[], None]) -> bool:
         seconds = math.ceil(grace_ms / 1000)
         given = not (seconds and signal)
         if not given:
             given, ended = self._ended_on_signal(name, grace_ms, signal)
             if ended:
-                self.start(name)
+                self._start(name, guard)
                 return True
             seconds = 0 if given else seconds
         if seconds:
             with contextlib.suppress(errors.OperationFailed):
                 body: dict[str, object] = {"action": "restart", "timeout": seconds, "force": False}
-                self._change(name, body, seconds + FORCE_SECONDS)
+                self._change(name, body, seconds + FORCE_SECONDS, guard=guard)
                 return given
         with contextlib.suppress(errors.OperationFailed):
-            self._change(
-                name, {"action": "restart", "timeout": 30, "force": True}, 2 * FORCE_SECONDS
-            )
+            body = {"action": "restart", "timeout": 30, "force": True}
+            self._change(name, body, 2 * FORCE_SECONDS, guard=guard)
             return given
-        self.start(name)
+        # Ended by somebody else in the middle: until it has ended for good a start fails, or is answered
+        # "already running" [measured].
+        self._stays_stopped(name, ENDING_SECONDS)
+        self._start(name, guard)
         return given
 
-    def stop(self, name: str, grace_ms: int, signal: str = "") -> bool:
+    def stop(
+        self,
+        name: str,
+        grace_ms: int,
+        signal: str = "",
+        *,
+        run: str = "",
+        wanted: Callable[[], bool] = _always,
+    ) -> bool:
         """Stop it, gracefully at first; one that is stopped is fine. With no grace it is killed.
 
-        `signal` and the answer as in `restart`.
+        `signal`, `run`, `wanted` and the answer as in `restart`.
         """
+        try:
+            return self._stop(name, grace_ms, signal, lambda: self._go_on(name, run, wanted))
+        except _Settled:
+            return True
+
+    def _stop(self, name: str, grace_ms: int, signal: str, guard: Callable[[], None]) -> bool:
         seconds = math.ceil(grace_ms / 1000)
         given = not (seconds and signal)
         if not given:
@@ -120,32 +186,39 @@ class Calls:
         if seconds:
             with contextlib.suppress(errors.OperationFailed):
                 body: dict[str, object] = {"action": "stop", "timeout": seconds, "force": False}
-                self._change(name, body, seconds + FORCE_SECONDS, _STOPPED)
+                self._change(name, body, seconds + FORCE_SECONDS, _STOPPED, guard)
                 return given
-        self._change(
-            name, {"action": "stop", "timeout": 30, "force": True}, 2 * FORCE_SECONDS, _STOPPED
-        )
+        body = {"action": "stop", "timeout": 30, "force": True}
+        self._change(name, body, 2 * FORCE_SECONDS, _STOPPED, guard)
         return given
 
     def _ended_on_signal(self, name: str, grace_ms: int, signal: str) -> tuple[bool, bool]:
         """Whether its stop signal could be given from inside, and whether it ended on that in time."""
         if not self._client.signal_main(_path(name), signal, self._query):
             return False, False
+        return True, self._stays_stopped(name, grace_ms / 1000)
+
+    def _stays_stopped(self, name: str, seconds: float) -> bool:
+        """Whether it is stopped within so many seconds, for good."""
 
         def stopped() -> bool:
             with contextlib.suppress(errors.Unreachable, errors.TimedOut, errors.OperationFailed):
                 return self.instance(name)[0].get("status") == "Stopped"
             return False
 
-        return True, incus.stays_stopped(
-            stopped, grace_ms / 1000, clock=self._clock, sleep=self._sleep
-        )
+        return incus.stays_stopped(stopped, seconds, clock=self._clock, sleep=self._sleep)
 
     def _change(
-        self, name: str, body: dict[str, object], timeout: float, settled: tuple[str, ...] = ()
+        self,
+        name: str,
+        body: dict[str, object],
+        timeout: float,
+        settled: tuple[str, ...] = (),
+        guard: Callable[[], None] | None = None,
     ) -> None:
+        path = f"{_path(name)}/state"
         try:
-            self._client.call("PUT", f"{_path(name)}/state", self._query, body, timeout=timeout)
+            self._client.call("PUT", path, self._query, body, guard=guard, timeout=timeout)
         except errors.IncusError as error:
             if not any(piece in error.summary for piece in settled):
                 raise
@@ -171,6 +244,12 @@ class Calls:
         """The lifecycle events of the project from now on."""
         with self._client.events(self._query) as stream:
             yield stream
+
+
+def _instances_of(operation: Body) -> list[str]:
+    """The paths of the instances that an operation is about."""
+    found = cast("dict[str, list[str]]", operation.get("resources") or {})
+    return found.get("instances") or []
 
 
 def _path(name: str) -> str:

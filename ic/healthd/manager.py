@@ -57,6 +57,8 @@ RECONNECT_S = (0.5, 10.0)
 PROFILES_MS = 5_000
 OUTPUT_SHOWN = 200
 CLAIM_TRIES = 3
+NAME_KEPT = 16  # characters of a daemon's name (a fingerprint) that stand in its claims
+PEERS = 8
 LATE_MS = 1_000.0  # probes that begin so late on average are an overload
 ON_TIME_MS = 250.0
 LATE_BOUNDS_MS = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 5000.0, float("inf"))
@@ -96,9 +98,14 @@ class Api(Protocol):
     def instances(self) -> list[Body]: ...
     def instance(self, name: str) -> tuple[Body, str]: ...
     def patch(self, name: str, config: Mapping[str, str], etag: str) -> None: ...
-    def start(self, name: str) -> None: ...
-    def restart(self, name: str, grace_ms: int, signal: str = "") -> bool: ...
-    def stop(self, name: str, grace_ms: int, signal: str = "") -> bool: ...
+    def moving(self, name: str) -> bool: ...
+    def start(self, name: str, *, wanted: Callable[[], bool]) -> None: ...
+    def restart(
+        self, name: str, grace_ms: int, signal: str, *, run: str, wanted: Callable[[], bool]
+    ) -> bool: ...
+    def stop(
+        self, name: str, grace_ms: int, signal: str, *, run: str, wanted: Callable[[], bool]
+    ) -> bool: ...
     def ending(self, name: str) -> tuple[int | None, bool]: ...
     def heartbeat(self, generation: str) -> str: ...
     def events(self) -> AbstractContextManager[Events]: ...
@@ -331,6 +338,9 @@ class Manager:
         self._run_probe = probe
         self._tell = tell
         self._me = me
+        self._peers: list[
+            str
+        ] = []  # other daemons, by what stands in their claims; the newest last
         self._clock = clock
         self._wall = wall
         self._chance = chance or random.Random()  # noqa: S311 - jitter, not secrecy
@@ -659,6 +669,8 @@ class Manager:
         )
         if entry.asked != asked:
             self._respec(entry, asked)
+        claim = spec.claim(own)
+        self._meet(claim.by)
         run = str(body.get("last_used_at") or "")
         ever = bool(run) and not run.startswith((_NEVER, "1970-01-01"))
         self._step(
@@ -669,10 +681,15 @@ class Manager:
                 age_ms=self._age_ms(run) if ever else 0,
                 ever_started=ever,
                 status=_STATUS.get(str(own.get(names.HEALTH_STATUS) or ""), ""),
-                claim=spec.claim(own),
+                claim=claim,
                 fresh=fresh,
             ),
         )
+
+    def _meet(self, by: str) -> None:
+        """Remember another daemon by its claim."""
+        if by and self._me and by != self._me[:NAME_KEPT] and by not in self._peers:
+            self._peers = [*self._peers, by][-PEERS:]
 
     def _respec(self, entry: _Entry, asked: spec.Spec) -> None:
         before, entry.asked = entry.asked, asked
@@ -764,7 +781,7 @@ class Manager:
     def _happening(self, action: str, metadata: Body) -> worker.Event | None:
         """What an event says about power, None when nothing."""
         if action in _STARTS:
-            return worker.Started(by=self._by(metadata))
+            return worker.Started(by=self._by(metadata), both=action == "instance-restarted")
         if action in _ENDS:
             return worker.Ended(by=self._by(metadata))
         if action == "instance-paused":
@@ -779,7 +796,10 @@ class Manager:
             return "none"
         if not self._me:
             return "somebody"
-        return "me" if requestor.get("username") == self._me else "other"
+        name = str(requestor.get("username", ""))
+        if name == self._me:
+            return "me"
+        return "peer" if name[:NAME_KEPT] in self._peers else "other"
 
     # --- holds -----------------------------------------------------------------------------------
 
@@ -964,12 +984,15 @@ class Manager:
             held = asked.held and asked.held not in self._void
             if held or asked.want_stopped or asked.paused:
                 return "left alone"
+            if self._api.moving(entry.name):
+                return "busy"  # somebody is restarting it, gracefully
             claim = spec.Claim(
                 restarts=before.restarts + 1,
                 at=int(self._wall() * 1000),
                 run=run,
                 do=_promise(command.act, asked),
                 why=command.why,
+                by=self._me[:NAME_KEPT],
             )
             keys = {names.HEALTH: spec.claim_text(claim)}
             if asked.test:
@@ -996,19 +1019,23 @@ class Manager:
         self, entry: _Entry, command: worker.Do, claim: spec.Claim | None
     ) -> _Answer | _Fault:
         name, grace, signal = entry.name, entry.asked.grace_ms, entry.asked.signal
+        run = "" if claim is None else claim.run
         given = True
+
+        def wanted() -> bool:
+            asked = entry.asked
+            return not (asked.want_stopped or asked.held or entry.state.stopped_by == "person")
+
         if claim is not None:
             self._say(entry, worker.Tell(kind=command.act, cause=command.why))
         try:
             if command.act == "start":
-                if entry.asked.want_stopped or entry.asked.held:
-                    refused = worker.Acted(act="start", outcome="refused", detail="left alone")
-                    return _Answer(name, refused)
-                self._api.start(name)
+                self._api.start(name, wanted=wanted)
             elif command.act == "restart":
-                given = self._api.restart(name, grace, signal)
+                given = self._api.restart(name, grace, signal, run=run, wanted=wanted)
             else:
-                given = self._api.stop(name, grace if command.act == "stop" else 0, signal)
+                grace = grace if command.act == "stop" else 0
+                given = self._api.stop(name, grace, signal, run=run, wanted=wanted)
         except errors.NotFound:
             acted = worker.Acted(act=command.act, outcome="refused", claim=claim)
             return _Answer(name, acted)
@@ -1020,16 +1047,19 @@ class Manager:
         if not given:
             cause = f"no shell in the image to give {signal} with: it had a second"
             self._say(entry, worker.Tell(kind="ungraceful", cause=cause))
+        if not wanted():
+            acted = worker.Acted(act=command.act, outcome="refused", claim=claim)
+            return _Answer(name, acted)
         return _Answer(name, worker.Acted(act=command.act, outcome="done", claim=claim))
 
     # --- writing ---------------------------------------------------------------------------------
 
     def _write(self, entry: _Entry, command: worker.Write) -> None:
-        run, power = entry.state.run, entry.state.power
-        self._call_lane.put(lambda: self._writing(entry, command, run, power))
+        state = entry.state
+        self._call_lane.put(lambda: self._writing(entry, command, state))
 
     def _writing(
-        self, entry: _Entry, command: worker.Write, run: str, power: str
+        self, entry: _Entry, command: worker.Write, state: worker.State
     ) -> _Answer | _Fault:
         """Read, then write by compare-and-swap, once: no person's start shall meet a write that insists."""
         refused = worker.Wrote(done=False)
@@ -1037,14 +1067,20 @@ class Manager:
             body, etag = self._api.instance(entry.name)
             own = cast("dict[str, Any]", body.get("config") or {})
             now_run = str(body.get("last_used_at") or "")
-            if (run and now_run != run) or _POWER.get(str(body.get("status", ""))) != power:
+            before = spec.claim(own)
+            power = _POWER.get(str(body.get("status", "")))
+            # Claimed meanwhile: what was promised must not be written over.
+            if before.restarts > state.claim.restarts or power != state.power:
+                return _Answer(entry.name, refused)
+            if (state.run and now_run != state.run) or self._api.moving(entry.name):
                 return _Answer(entry.name, refused)
             claim = msgspec.structs.replace(
-                spec.claim(own),
+                before,
                 at=int(self._wall() * 1000),
                 run=now_run,
                 do=command.do,
                 why=command.why,
+                by=self._me[:NAME_KEPT],
             )
             keys = {names.HEALTH: spec.claim_text(claim)}
             if command.status or own.get(names.HEALTH_STATUS):

@@ -104,7 +104,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `restarts` grows by one with every restart that was claimed, `at` (ms since 1970, for people) is the last
     write. `run` is the run of the instance (its `last_used_at`) that this is about: after a start that is
-    another one, and `do` is done or void. `do` is what the writer was about to do; `why` its cause.
+    another one, and `do` is done or void. `do` is what the writer was about to do; `why` its cause; `by` the
+    beginning of the name under which the server knows the writer, empty when that is not known.
     """
 
     restarts: int = 0
@@ -112,6 +113,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     run: str = ""
     do: Promise = ""
     why: str = ""
+    by: str = ""
 
 
 def claim(config: Mapping[str, object]) -> Claim:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 Power = Literal["unknown", "running", "frozen", "stopped"]
 Status = Literal["", "starting", "healthy", "unhealthy", "stopped", "unknown"]
-By = Literal["none", "me", "other", "somebody"]
-"""Who asked for a change of power: nobody (an exit, the server itself), this daemon, somebody else, or
-somebody who may be this daemon."""
+By = Literal["none", "me", "peer", "other", "somebody"]
+"""Who asked for a change of power: nobody (an exit, the server itself), this daemon, another daemon, somebody
+else (a daemon that is not known yet included), or somebody who may be this daemon."""
 Act = Literal["restart", "start", "stop", "kill"]
 Outcome = Literal["done", "claimed", "failed", "refused"]
 """What came of an action: done; claimed by somebody else; tried in vain; not to be done any more."""
@@ -37,6 +37,7 @@ MISSING_MS = (
 )
 OURS_MS = 5_000  # events of an action of ours may come so long after its answer
 THEIRS_MS = 60_000  # how long another daemon may take over what it has claimed
+THEIRS_START_MS = 5_000  # and from the end that it has brought about to the start
 QUIET_HEALTH_MS = 1_000  # no writes so shortly after a change of power: a person may be at it
 QUIET_START_MS = 2_000
 QUIET_STOP_MS = 3_000
@@ -77,9 +78,10 @@ class Unread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
-    """It was started (or restarted)."""
+    """It was started; or restarted in one (`both`), whose first half the server does not tell of."""
 
     by: By = "none"
+    both: bool = False
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -276,6 +278,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     look_pause: int = RETRY_MS  # after the next look in vain
     missing: int | None = None  # since when it was seen stopped without an event
     launched: bool = False  # our start was answered, its event has not come
+    owed: bool = False  # it was started anew, and the end of the run before was not told of yet
+    untold: bool = False  # this run was found by a look, its event has not come
     claim: spec.Claim = spec.Claim()
     written: Written = Written()
     writing: bool = False
@@ -284,6 +288,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Turn = tuple[State, Commands]
+_UP = ("running", "frozen")
 
 
 def step(state: State, asked: spec.Spec, event: Event, now: int) -> Turn:
@@ -344,12 +349,26 @@ def _claims(state: State, seen: Seen, now: int) -> State:
     state = _replace(state, claim=seen.claim)
     if not theirs:
         return state
-    return _replace(
+    state = _replace(
         state,
         want="",
         theirs_until=now + THEIRS_MS,
         restarts=policy.restarted(state.restarts, now),
+        written=Written(status=seen.status, run=seen.claim.run, do=seen.claim.do),
     )
+    if state.power == "stopped" and state.stopped_by == "exit" and state.run == seen.claim.run:
+        return _end_of_theirs(state, seen.claim.do, now)  # its end came before the claim was read
+    return state
+
+
+def _end_of_theirs(state: State, do: spec.Promise, now: int) -> State:
+    """What another daemon has claimed has ended: the rest is its own, unless it dies over it."""
+    if do == "stop":
+        return _replace(state, stopped_by="verdict", start_at=None)
+    if do == "restart":
+        at = now + THEIRS_START_MS
+        return _replace(state, stopped_by="exit", start_at=at, start_why="unfinished restart")
+    return state
 
 
 def _first(state: State, asked: spec.Spec, seen: Seen, now: int) -> Turn:
@@ -447,7 +466,9 @@ def _seen_running(state: State, asked: spec.Spec, seen: Seen, now: int) -> Turn:
     elif seen.run == state.run and now - state.ended < 2 * MISSING_MS:
         # For 0.8 s after a death the status may still say Running.
         return _replace(state, look_at=now + MISSING_MS), ()
-    return _begun(state, asked, "somebody", now, run=seen.run)
+    owed = state.power in _UP and not seen.fresh
+    state, commands = _begun(state, asked, "somebody", now, run=seen.run)
+    return _replace(state, owed=owed, untold=True), commands
 
 
 def _seen_stopped(state: State, asked: spec.Spec, seen: Seen, now: int) -> Turn:
@@ -476,13 +497,20 @@ def _seen_unstarted(state: State, asked: spec.Spec, now: int) -> Turn:
 
 def _by_person(state: State, by: By, now: int) -> bool:
     """Whether a change of power was a person's, or another program's: not ours, not another daemon's."""
-    if by in ("none", "me") or now < state.theirs_until:
+    if by in ("none", "me", "peer"):
+        return False
+    if by == "other" and state.claim.by:
+        return True  # who has claimed it is known, and this is another one
+    if now < state.theirs_until:
         return False
     return by == "other" or not (state.doing or now < state.ours_until)
 
 
 def _started(state: State, asked: spec.Spec, event: Started, now: int) -> Turn:
-    return _begun(state, asked, event.by, now)
+    seen = state.untold and now - state.started < OURS_MS
+    owed = not event.both and (state.owed if seen else state.power in _UP)
+    state, commands = _begun(state, asked, event.by, now)
+    return _replace(state, owed=owed, untold=False), commands
 
 
 def _begun(state: State, asked: spec.Spec, by: By, now: int, run: str = "") -> Turn:
@@ -520,6 +548,12 @@ def _ended(state: State, asked: spec.Spec, event: Ended, now: int) -> Turn:
         if person:
             state = _replace(state, stopped_by="person", start_at=None, unseen=False)
         return state, ()
+    if event.by == "none" and state.owed and not asked.want_stopped:
+        # That of the run before, told late; if it was this one's after all, the look finds out.
+        owed = now - state.started < OURS_MS
+        state = _replace(state, owed=False)
+        if owed:
+            return _replace(state, look_at=now + MISSING_MS), ()
     state = _replace(
         state,
         power="stopped",
@@ -535,14 +569,17 @@ def _ended(state: State, asked: spec.Spec, event: Ended, now: int) -> Turn:
     )
     if person:
         return _replace(state, stopped_by="person", start_at=None), ()
+    promised = bool(state.run) and state.run == state.claim.run  # the end of this very run
     ours = state.doing or (state.did if now < state.ours_until else "")
-    # On a signal from inside it ends by itself, as the server sees it.
-    asked_for = event.by != "none" or (bool(asked.signal) and bool(state.doing))
-    if asked_for and ours == "stop":
-        return _replace(state, stopped_by="verdict"), ()
-    if asked_for and ours == "restart":
-        at = now + policy.EXIT_FIRST_MS  # if its second half does not come
-        return _replace(state, stopped_by="exit", start_at=at, start_why="unfinished restart"), ()
+    if state.doing or promised or event.by != "none":
+        if ours == "stop":
+            return _replace(state, stopped_by="verdict"), ()
+        if ours == "restart":
+            at = now + policy.EXIT_FIRST_MS  # if its second half does not come
+            why = "unfinished restart"
+            return _replace(state, stopped_by="exit", start_at=at, start_why=why), ()
+    if promised and not ours and now < state.theirs_until and state.claim.do in ("restart", "stop"):
+        return _end_of_theirs(state, state.claim.do, now), ()
     return _exit(state, asked, now, ran_ms=now - state.started)
 
 
@@ -706,14 +743,26 @@ def _acted(state: State, asked: spec.Spec, event: Acted, now: int) -> Turn:
         if limited and not state.limited:
             commands = (Tell(kind="restart-limited", cause=f"{policy.LIMIT_RESTARTS} in 10 min"),)
         state = _replace(state, limited=limited)
+    down = state.power == "stopped" and state.stopped_by != "person"
+    unfinished = down and state.start_at is not None and state.start_why == "unfinished restart"
     if event.outcome == "done":
         # Events of it may come after its answer.
-        launched = event.act == "start" and state.power == "stopped"
+        launched = down and event.act in ("start", "restart")
+        if launched and unfinished:
+            state = _replace(state, start_at=None)
+        launched = launched and state.start_at is None
         return _replace(state, did=event.act, ours_until=now + OURS_MS, launched=launched), commands
     if event.outcome == "claimed":
-        return _replace(state, want="", theirs_until=now + THEIRS_MS), commands
+        state = _replace(state, want="", theirs_until=now + THEIRS_MS)
+        return (_end_of_theirs(state, "restart", now) if unfinished else state), commands
     if event.outcome == "refused":
-        return _replace(state, want="", start_at=None), commands
+        state = _replace(state, want="")
+        if down and event.claim is None and event.act != "start" and state.stopped_by == "exit":
+            # It ended before it could be claimed: an exit like any other.
+            state = _replace(state, start_at=None)
+            state, more = _exit(state, asked, now, ran_ms=state.ended - state.started)
+            return state, commands + more
+        return _replace(state, start_at=None), commands
     commands += (Tell(kind=f"{event.act}-failed", cause=event.detail),)
     if event.act == "start" and state.power == "stopped":
         state, more = _exit(_replace(state, ended=now), asked, now, ran_ms=0)
@@ -784,6 +833,8 @@ def _write_at(state: State, asked: spec.Spec) -> int | None:
     at = state.changed + quiet.get(target.status, QUIET_HEALTH_MS)
     if target.do == "start" and do:
         at = state.ended  # before the start: a successor has to know
+    if state.claim.do and state.claim.run == state.run:
+        at = max(at, state.theirs_until)  # another daemon's promise stands there
     return max(at, state.write_after)
 
 

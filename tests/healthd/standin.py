@@ -2,8 +2,9 @@
 
 What it has of the real one (docs/architecture.md, "Server"): a write needs the ETag of what was read, and of
 those who have the same one a single writer wins; it is refused while the instance starts or stops, and they
-are while it is written; both say "is busy running a"; starts of one instance merge; an exit is told
-without a requestor, a write without one as well; events are not repeated for who comes late.
+are while it is written; both say "is busy running a"; a write in the middle of a restart is taken, and breaks
+the restart; starts of one instance merge; an exit is told without a requestor, a write without one as well;
+events are not repeated for who comes late.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Instance:
         self.last_used_at = "1970-01-01T00:00:00Z"
         self.version = 0
         self.busy = ""
+        self.broken = 0  # restarts that a write has broken
         self.code: int | None = 0
         self.forced = False
         self.starts: list[float] = []
@@ -51,7 +53,7 @@ class Server:
     def __init__(self, *, start: float = 0.0, stop: float = 0.0, write: float = 0.0) -> None:
         self.lock = threading.RLock()
         self.instances: dict[str, Instance] = {}
-        self.takes = {"start": start, "stop": stop, "update": write}
+        self.takes = {"start": start, "stop": stop, "restart": stop, "update": write}
         self.streams: list[queue.SimpleQueue[Body | None]] = []
         self.up = True
         self.delay = 0.0
@@ -141,11 +143,13 @@ class Server:
             found = self.instances.get(name)
             if found is None:
                 raise errors.NotFound(f"cannot {what} {name}: not found")
-            if found.busy:
+            restarting = found.busy == "restart"
+            if found.busy and not (restarting and what == "update"):
                 raise errors.Conflict(
                     f'cannot {what} {name}: Instance is busy running a "{found.busy}" operation',
                     code="E_BUSY",
                 )
+            found.broken += restarting
             found.busy = what
         try:
             if self.takes[what]:
@@ -210,24 +214,55 @@ class Client:
                 found.config = {key: value for key, value in found.config.items() if value}
                 self.server.tell("instance-updated", name)
 
-    def start(self, name: str) -> None:
+    def moving(self, name: str) -> bool:
+        with self._call("operations"), self.server.lock:
+            return self.server.instances[name].busy == "restart"
+
+    def start(self, name: str, *, wanted: Callable[[], bool] = lambda: True) -> None:
+        if not wanted():
+            return
         with self._call("start"), self.server.operation(name, "start") as found, self.server.lock:
             if found.status != "Running":
                 self.server._run(found)
                 self.server.tell("instance-started", name, self.me)
 
-    def restart(self, name: str, grace_ms: int, signal: str = "") -> bool:
+    def restart(
+        self,
+        name: str,
+        grace_ms: int,
+        signal: str = "",
+        *,
+        run: str = "",
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> bool:
         self.graces.append((name, grace_ms, signal))
-        with self._call("restart"), self.server.operation(name, "stop") as found, self.server.lock:
-            found.status = "Stopped"
-            found.version += 1
+        with self._call("restart"):
+            if not wanted() or run not in ("", self.server.instances[name].last_used_at):
+                return True
+            with self.server.operation(name, "restart") as found, self.server.lock:
+                broken, found.broken = found.broken, 0
+                found.status = "Stopped"
+                found.version += 1
+            if broken:
+                self.server.tell("instance-shutdown", name)
+                raise errors.OperationFailed(f"cannot restart {name}: Failed shutting down")
         self.before("restart-start")
         with self.server.operation(name, "start") as found, self.server.lock:
             self.server._run(found)
             self.server.tell("instance-restarted", name, self.me)
         return not self.shell_less
 
-    def stop(self, name: str, grace_ms: int, signal: str = "") -> bool:
+    def stop(
+        self,
+        name: str,
+        grace_ms: int,
+        signal: str = "",
+        *,
+        run: str = "",
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> bool:
+        if not wanted() or run not in ("", self.server.instances[name].last_used_at):
+            return True
         self.graces.append((name, grace_ms, signal))
         with self._call("stop"), self.server.operation(name, "stop") as found, self.server.lock:
             if found.status == "Running":

@@ -8,6 +8,7 @@ import pytest
 
 from ic import errors, names
 from ic.healthd import calls
+from ic.incus import client as incus
 from ic.journal import lease
 
 RUN_OBJECT = "ic.lock.{}.00000012.abcdef01"
@@ -25,15 +26,26 @@ class Client:
         self.signals: list[str] = []
         self.shell = True
         self.statuses: list[str] = []
+        self.runs = ["one"]  # what looks in turn find
+        self.under_way: list[dict[str, Any]] = []
 
     def signal_main(self, instance: str, signal: str, query: Any) -> bool:
         self.signals.append(signal)
         return self.shell
 
     def get_tagged(self, path: str, query: Any) -> Any:
-        return {"status": self.statuses.pop(0) if self.statuses else "Running"}, '"e"'
+        status = self.statuses.pop(0) if self.statuses else "Running"
+        run = self.runs.pop(0) if len(self.runs) > 1 else self.runs[0]
+        return {"status": status, "last_used_at": run}, '"e"'
 
-    def call(self, method: str, path: str, query: Any, body: Any, *, timeout: float) -> None:
+    def operations(self, project: str) -> list[dict[str, Any]]:
+        return self.under_way
+
+    def call(
+        self, method: str, path: str, query: Any, body: Any, *, guard: Any, timeout: float
+    ) -> None:
+        if guard is not None:
+            guard()
         self.asked.append((method, path, body))
         if self.failures and (text := self.failures.pop(0)):
             raise errors.OperationFailed(f"cannot {body['action']} web: {text}")
@@ -81,6 +93,46 @@ def test_a_restart_is_graceful_then_by_force_then_a_start():
     client = Client()
     _calls(client).restart("web", 0)
     assert client.deeds() == [("restart", True)]
+
+
+def test_what_somebody_ended_in_the_middle_of_a_restart_is_started_when_it_has_ended_for_good():
+    client = Client("already stopped", "already stopped")
+    looks = ["Running", "Running"]  # before each request
+    client.statuses = [*looks, "Stopped", "Running", *["Stopped"] * incus.STOPPED_LOOKS]
+    _calls(client).restart("web", 2_500, run="one")
+    assert client.deeds() == [("restart", False), ("restart", True), ("start", False)]
+    assert client.statuses == []
+
+
+def test_a_restart_is_over_when_somebody_else_has_made_one_or_it_is_not_wanted_any_more():
+    client = Client("context deadline exceeded")
+    client.runs = ["one", "two"]
+    assert _calls(client).restart("web", 2_500, run="one")
+    assert client.deeds() == [("restart", False)]
+    client = Client("already stopped", "already stopped")
+    wanted = iter([True, True, False])
+    assert _calls(client).restart("web", 2_500, run="one", wanted=lambda: next(wanted))
+    assert client.deeds() == [("restart", False), ("restart", True)]
+    client = Client()
+    client.runs = ["two"]
+    assert _calls(client).stop("web", 2_500, run="one")
+    _calls(client).start("web", wanted=lambda: False)
+    assert client.asked == []
+
+
+def test_a_restart_under_way_is_told_from_other_operations():
+    client = Client()
+    found = _calls(client)
+    about = {"instances": ["/1.0/instances/web?project=shop"]}
+    client.under_way = [
+        {"description": "Executing command", "resources": about},
+        {"description": "Restarting instance", "resources": {"instances": ["/1.0/instances/db"]}},
+        {"description": "Pruning images", "resources": None},
+    ]
+    assert not found.moving("web")
+    assert found.moving("db")
+    client.under_way.append({"description": "Restarting instance", "resources": about})
+    assert found.moving("web")
 
 
 def test_a_stop_is_graceful_then_by_force_and_without_grace_by_force():

@@ -762,7 +762,85 @@ def test_two_daemons_and_a_person_restart_once_per_verdict_in_200_races():
             by_person = 1
             assert len(web.starts) - 1 <= standin.claim(server, name).restarts + by_person
         assert sum(standin.claim(server, name).restarts for name in races) <= 220
+        # The server does both halves of a restart: whoever starts has taken it for an exit.
+        assert "start" not in one.manager.figures().acts | two.manager.figures().acts
         assert one.manager.figures().acts["restart"] + two.manager.figures().acts["restart"] >= 200
+
+
+def test_a_persons_restart_is_not_broken_by_a_verdict():
+    server = standin.Server(stop=0.6)
+    web = server.add("web", test=TEST, interval="50ms", retries="1")
+    server.old()
+    with watching(server, weather=Calm()):
+        until(lambda: status(server, "web") == "healthy")
+        server.failing.add("web")
+        for action in ("none", "restart"):
+            web.config[names.HEALTH_ON_UNHEALTHY] = action
+            server.tell("instance-updated", "web")
+            before = web.version
+            standin.Client(server, "person").restart("web", 10_000)  # raises when it is broken
+            assert web.version == before + 2  # stopped and started, and not written in between
+            server.failing.clear()
+            until(lambda: status(server, "web") == "healthy")
+            server.failing.add("web")
+
+
+def test_what_another_daemon_has_promised_is_not_written_over():
+    server = standin.Server()
+    web = server.add("web", test=TEST, interval="50ms", retries="1", on_unhealthy="none")
+    server.old()
+    client = standin.Client(server)
+    promise = spec.Claim(restarts=1, run=web.last_used_at, do="restart", by="another")
+
+    def claimed(call: str) -> None:
+        if call == "get" and not standin.claim(server, "web").restarts:
+            with server.lock:  # nobody is told: what is read has to be enough
+                web.config[names.HEALTH] = spec.claim_text(promise)
+                web.version += 1
+
+    client.before = claimed
+    with watching(server, client=client) as watch:
+        until(lambda: watch.kinds() == ["healthy"] and standin.claim(server, "web").restarts)
+        until(lambda: server.calls.count("get") >= 2)
+        time.sleep(0.3)
+        assert standin.claim(server, "web") == promise
+
+
+def test_what_a_person_stops_in_the_middle_of_a_restart_stays_stopped():
+    server = standin.Server()
+    web = server.add("web", test=TEST, interval="50ms", retries="1", restart="always")
+    server.old()
+    client = standin.Client(server)
+
+    def stopped(call: str) -> None:
+        if call == "restart" and web.status == "Running":
+            standin.Client(server, "person").stop("web", 0)
+            time.sleep(0.3)  # the daemon hears of it
+
+    client.before = stopped
+    with watching(server, client=client, weather=Calm(), me="daemon") as watch:
+        until(lambda: status(server, "web") == "healthy")
+        server.failing.add("web")
+        until(lambda: web.status == "Stopped")
+        time.sleep(1.0)
+        assert (web.status, len(web.starts)) == ("Stopped", 1)
+        assert "start" not in watch.kinds()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_another_daemon_is_known_by_its_claims_and_is_no_person(*, known: bool):
+    server = standin.Server()
+    web = server.add("web", restart="always")
+    other = "another daemon, a fingerprint"
+    if known:
+        web.config[names.HEALTH] = spec.claim_text(spec.Claim(by=other[: manager.NAME_KEPT]))
+    with watching(server, me="daemon"):
+        standin.Client(server, other).stop("web", 1_000)
+        if known:
+            until(lambda: web.status == "Running")
+        else:
+            time.sleep(0.5)
+            assert web.status == "Stopped"
 
 
 # --- killed at every call ---------------------------------------------------------------------------------------

@@ -369,6 +369,157 @@ def test_another_daemons_restart_is_not_a_persons():
     assert one.state.exits.restarts == 0
 
 
+def _claimed(asked: spec.Spec, do: spec.Promise = "restart") -> One:
+    """An instance that another daemon has claimed."""
+    one = One(asked).running()
+    claim = spec.Claim(restarts=1, run="one", do=do, by="another")
+    one.give(worker.Seen(power="running", run="one", status="unhealthy", claim=claim))
+    return one
+
+
+@pytest.mark.parametrize("by", ["none", "peer"])
+def test_what_another_daemon_restarts_is_started_only_when_that_one_does_not_come_to_it(
+    by: worker.By,
+):
+    asked = msgspec.structs.replace(ASKED, restart="unless-stopped")
+    one = _claimed(asked)
+    one.give(worker.Ended(by=by))
+    assert one.told() == []
+    one.run_to(one.now + worker.THEIRS_START_MS - 1)
+    assert one.deeds() == []
+    one.run_to(one.now + 1)
+    assert one.deeds() == ["start"]
+    one = _claimed(asked)
+    one.give(worker.Ended(by=by))
+    one.give(worker.Started(by="peer"))
+    one.run_to(one.now + 20_000)
+    assert one.deeds() == []
+
+
+def test_an_end_that_comes_before_its_claim_was_read_is_another_daemons_all_the_same():
+    asked = msgspec.structs.replace(ASKED, restart="always")
+    for do, deeds in (("restart", ["start"]), ("stop", [])):
+        one = One(asked).running()
+        one.give(worker.Ended())
+        claim = spec.Claim(restarts=1, run="one", do=do, by="another")  # pyright: ignore[reportArgumentType]
+        one.give(worker.Seen(power="stopped", run="one", claim=claim))
+        one.run_to(one.now + worker.THEIRS_START_MS - 1)
+        assert one.deeds() == []
+        one.run_to(one.now + 1)
+        assert one.deeds() == deeds
+
+
+@pytest.mark.parametrize("by", ["none", "peer"])
+def test_what_another_daemon_stops_for_its_health_stays_stopped(by: worker.By):
+    one = _claimed(msgspec.structs.replace(ASKED, restart="always"), "stop")
+    one.give(worker.Ended(by=by))
+    one.run_to(one.now + 3_600_000)
+    assert one.deeds() == []
+    assert one.state.stopped_by == "verdict"
+
+
+def test_a_person_who_stops_what_another_daemon_restarts_is_heard():
+    asked = msgspec.structs.replace(ASKED, restart="always")
+    for restarted in (True, False):
+        one = _claimed(asked)
+        if restarted:
+            one.give(worker.Started(by="peer", both=True))
+        one.give(worker.Ended(by="other"))
+        one.run_to(one.now + 3_600_000)
+        assert one.deeds() == []
+        assert one.state.stopped_by == "person"
+
+
+def test_nothing_is_written_over_another_daemons_promise():
+    one = _claimed(msgspec.structs.replace(ASKED, on_unhealthy="none", retries=1))
+    one.give(worker.Seen(power="running", run="one", status="unhealthy", claim=one.state.claim))
+    one.probe(0)
+    one.run_to(one.now + 5_000)
+    assert [each for each in one.did if isinstance(each, worker.Write)] == []
+    one.run_to(one.now + worker.THEIRS_MS)
+    assert [each.status for each in one.did if isinstance(each, worker.Write)] == ["healthy"]
+
+
+def test_the_end_of_the_run_before_that_is_told_late_is_not_this_ones():
+    asked = msgspec.structs.replace(ASKED, restart="always")
+    for by in ("me", "peer"):
+        one = One(asked).running()
+        one.give(worker.Started(by=by))
+        one.give(worker.Seen(power="running", run="two"))
+        one.now += 120
+        one.give(worker.Ended())
+        one.give(worker.Seen(power="running", run="two"))
+        one.run_to(one.now + 20_000)
+        assert one.deeds() == []
+        assert one.state.power == "running"
+        assert worker.ReadCode() in one.give(worker.Ended())  # the second one is
+
+
+def test_an_end_taken_for_the_run_befores_is_found_by_looking():
+    one = One(msgspec.structs.replace(ASKED, restart="always")).running()
+    one.give(worker.Started(by="peer"))
+    one.give(worker.Ended())
+    for _ in range(3):
+        one.run_to(one.now + worker.MISSING_MS)
+        one.give(worker.Seen(power="stopped", run="two"))
+    one.run_to(one.now + 100)
+    assert one.deeds() == ["start"]
+
+
+def test_a_server_that_restarts_in_one_owes_no_end():
+    for first in ("look", "event"):
+        one = One(msgspec.structs.replace(ASKED, restart="always")).running()
+        if first == "look":
+            one.give(worker.Seen(power="running", run="two"))
+        one.give(worker.Started(by="me", both=True))
+        one.now += 500
+        assert worker.ReadCode() in one.give(worker.Ended())
+
+
+def test_a_restart_that_is_answered_before_its_events_is_not_started_again():
+    one = _unhealthy(spec.Spec(name="web", test=TEST, retries=1, restart="unless-stopped"))
+    one.give(worker.Ended())  # it was broken off: the server tells of an exit
+    one.now += 800
+    claim = spec.Claim(restarts=1, run="one", do="restart")
+    one.give(worker.Acted(act="restart", outcome="done", claim=claim))
+    one.give(worker.Started(by="me"))
+    one.run_to(one.now + 5_000)
+    assert one.deeds() == ["restart"]
+
+
+@pytest.mark.parametrize("restart", POLICIES)
+def test_what_ends_before_it_could_be_claimed_has_exited(restart: spec.Policy):
+    asked = spec.Spec(name="web", test=TEST, retries=1, restart=restart)
+    one = _unhealthy(msgspec.structs.replace(asked, on_unhealthy="restart"))
+    one.give(worker.Ended())
+    one.give(worker.Acted(act="restart", outcome="refused", detail="not running"))
+    one.give(worker.Exited(code=1))
+    one.run_to(one.now + 1_000)
+    again = restart in ("always", "unless-stopped", "on-failure")
+    assert one.deeds() == ["restart", *["start"] * again]
+
+
+def test_what_ends_while_another_daemon_claims_it_is_that_ones():
+    one = _unhealthy(spec.Spec(name="web", test=TEST, retries=1, restart="always"))
+    one.give(worker.Ended())
+    one.give(worker.Acted(act="restart", outcome="claimed"))
+    one.run_to(one.now + worker.THEIRS_START_MS - 200)
+    assert one.deeds() == ["restart"]
+    one.run_to(one.now + 1_000)
+    assert one.deeds() == ["restart", "start"]
+
+
+def test_a_person_who_stops_it_in_the_middle_of_a_restart_is_heard():
+    one = _unhealthy(spec.Spec(name="web", test=TEST, retries=1, restart="always"))
+    one.give(worker.Ended(by="other"))
+    claim = spec.Claim(restarts=1, run="one", do="restart", by="me")
+    one.give(worker.Acted(act="restart", outcome="refused", claim=claim))
+    one.give(worker.Seen(power="stopped", run="one", claim=claim))
+    one.run_to(one.now + 3_600_000)
+    assert one.deeds() == ["restart"]
+    assert one.state.stopped_by == "person"
+
+
 def test_what_is_stopped_for_its_health_stays_stopped():
     asked = spec.Spec(name="web", test=TEST, retries=1, on_unhealthy="stop", restart="always")
     for answer_first in (True, False):

@@ -47,6 +47,7 @@ class Operation:
         self.id = str(uuid.uuid4())
         self.instance = instance
         self.command = command or []
+        self.description = "Executing command" if command else ""
         self.fds = {name: uuid.uuid4().hex * 2 for name in ("0", "1", "2", "control")}
         self.streams: dict[str, socket.socket] = {}
         self.done = threading.Event()
@@ -69,6 +70,8 @@ class Operation:
         return {
             "id": self.id,
             "class": "websocket" if self.command else "task",
+            "description": self.description,
+            "resources": {"instances": [f"/1.0/instances/{self.instance}?project=p"]},
             "status": status,
             "status_code": self.code,
             "metadata": metadata,
@@ -213,6 +216,10 @@ class Server:
     def _operations(
         self, _method: str, parts: list[str], query: Mapping[str, str], *_: object
     ) -> bytes:
+        if not parts:
+            with self.lock:
+                under_way = [one for one in self.operations.values() if not one.done.is_set()]
+            return answer({"running": [one.body() for one in under_way]})
         found = self.operations.get(parts[0])
         if found is None or (found.done.is_set() and time.monotonic() - found.ended > 5):
             return refuse(404, "Operation not found")
@@ -312,6 +319,8 @@ class Server:
     def _state(self, found: Instance, body: Body) -> bytes:
         action = body["action"]
         operation = self._operation(Operation(found.name))
+        words = {"start": "Starting", "stop": "Stopping", "restart": "Restarting"}
+        operation.description = f"{words[action]} instance"
         with self.lock:
             self.states.append((action, found.name))
             if found.busy:
