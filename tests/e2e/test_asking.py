@@ -211,6 +211,23 @@ def test_what_a_person_makes_with_such_keys_is_watched_and_keys_that_cannot_be_r
     remove(watched, "own", "odd")
 
 
+def test_what_is_stopped_or_killed_for_its_health_stays_so_whatever_its_policy(
+    watched: scenario.Scenario,
+) -> None:
+    check = "user.healthcheck."
+    bad = {f"{check}test": '["CMD","false"]', f"{check}interval": "300ms", f"{check}retries": "2"}
+    by_hand(watched, "ill", {**bad, f"{check}on_unhealthy": "stop", "user.restart": "always"})
+    by_hand(watched, "worse", {**bad, f"{check}on_unhealthy": "kill"})
+    before = {name: watched.started(name) for name in ("ill", "worse")}
+    stopped = {"ill": "Stopped", "worse": "Stopped"}
+    until(lambda: stopped.items() <= watched.states().items(), what="the end of both")
+    until(lambda: {"hd.stop", "hd.kill"} <= set(kinds(lives(watched)[0])), what="their history")
+    time.sleep(1.5)  # longer than docker's pause
+    assert stopped.items() <= watched.states().items()
+    assert {name: watched.started(name) for name in before} == before
+    remove(watched, *before)
+
+
 @pytest.mark.parametrize("rounds", [4, pytest.param(100, marks=pytest.mark.long)])
 def test_who_stops_and_starts_what_is_checked_is_never_refused(
     watched: scenario.Scenario, rounds: int
