@@ -112,10 +112,13 @@ def decide(given: watch.Sidecar, observed: facts.Observed, book: difference.Book
 def _why_enrol(observed: facts.Observed, book: difference.Book) -> str:
     """Why an existing sidecar is to get an identity, by what it says of itself; empty when it has one."""
     state = observed.facts.sidecar_state
+    known = book.recorded.get(sidecar.ADDRESS)
+    had = known is not None and "certificate" in known.facts
     if state is None:
-        known = book.recorded.get(sidecar.ADDRESS)
-        had = known is not None and "certificate" in known.facts
         return "its identity was lost" if had else "it has no identity yet"
+    if state.state == "starting" and not had:
+        # Its first start, by a run that was cut off before it made a token: it is about to say so itself.
+        return "it has no identity yet"
     detail = f": {state.detail}" if state.detail else ""
     pinned = state.server == observed.facts.server_fingerprint
     return {

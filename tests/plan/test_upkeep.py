@@ -120,6 +120,26 @@ def test_every_cut_of_the_set_up_is_finished_by_the_next_plan() -> None:
         assert not rest.changes, changes.render(rest)
 
 
+def test_a_first_start_that_a_cut_left_is_enrolled_before_its_daemon_says_anything() -> None:
+    stack = world.load(WATCHED, "/srv/shop")
+    start = world.with_images(world.World(), stack)
+    steps = world.plan(stack, start, world.options()).steps
+    [enrol] = [at for at, one in enumerate(steps) if isinstance(one.deed, kind.Enrol)]
+
+    def after(done: int) -> changes.Plan:
+        here = world.apply(start, world.plan(stack, start, world.options()), done)
+        young = sidecar.State(state="starting", since=0)
+        here = msgspec.structs.replace(
+            here, facts=msgspec.structs.replace(here.facts, sidecar_state=young)
+        )
+        return world.plan(stack, here, world.options())
+
+    cut = after(enrol)
+    assert [one for one in cut.steps if isinstance(one.deed, kind.Enrol)]
+    assert "it has no identity yet" in changes.render(cut)
+    assert not after(len(steps)).changes
+
+
 def test_every_cut_of_its_removal_leaves_nothing_behind_in_the_end() -> None:
     here = settled()
     plan = world.plan(None, here, world.options(mode="down"))
