@@ -57,7 +57,7 @@ def duration_ms(text: str) -> int:
         total += Decimal(part[1]) * _DURATION_MS[part[2]]
         at = part.end()
     if not body or at < len(body) or len(body) > 100:
-        raise ValueError(f"{text!r} is not a duration; write it like 10s or 1m30s")
+        raise ValueError(f"{text!r} is an invalid duration; write it like 10s or 1m30s")
     if total > _LONGEST_MS:
         raise ValueError(f"{text!r} is longer than 292 years")
     return int(total.to_integral_value(rounding="ROUND_CEILING"))
@@ -87,7 +87,7 @@ def size_bytes(text: str) -> int:
     """
     found = re.fullmatch(_SIZE, text.strip())
     if found is None or len(text) > 40:
-        raise ValueError(f"{text!r} is not a size; write it like 64m or 1.5g")
+        raise ValueError(f"{text!r} is an invalid size; write it like 64m or 1.5g")
     return int(Decimal(found[1]) * _SIZE_FACTOR[found[2].lower()])
 
 
@@ -103,7 +103,7 @@ def port_range(text: str) -> tuple[int, int]:
 
 def _port(digits: str, whole: str) -> int:
     if _DIGITS.fullmatch(digits) is None or int(digits) > PORT_LIMIT:
-        raise ValueError(f"{whole!r} is not a port or a range of ports (0 to {PORT_LIMIT})")
+        raise ValueError(f"{whole!r} is an invalid port or range of ports (0 to {PORT_LIMIT})")
     return int(digits)
 
 

@@ -22,7 +22,7 @@ def test_durations_are_read_as_docker_compose_reads_them(text: str, ms: int) -> 
     "text", ["", "10", "10 s x", "-1s", "1 m", "s", "1s1", "1y", "9" * 200 + "s"]
 )
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is not a duration|longer than"):
+    with pytest.raises(ValueError, match=r"is an invalid duration|longer than"):
         units.duration_ms(text)
 
 
@@ -56,7 +56,7 @@ def test_sizes_are_multiples_of_1024(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "m", "-1", "1x", "1..5m", "1e3", "٣m"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a size"):
+    with pytest.raises(ValueError, match="is an invalid size"):
         units.size_bytes(text)
 
 
@@ -69,7 +69,7 @@ def test_ports_and_ranges(text: str, ports: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "80-", "-80", "82-80", "65536", "+80", "80 ", "٨٠"])
 def test_what_is_no_port_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is not a port|ends before"):
+    with pytest.raises(ValueError, match=r"is an invalid port|ends before"):
         units.port_range(text)
 
 

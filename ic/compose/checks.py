@@ -57,7 +57,7 @@ def _external(node: tree.Node, where: str, report: tree.Report) -> None:
         if key not in ("name", "external") and not key.startswith("x-"):
             report.error(
                 tree.CONFLICT,
-                f"{where}: {key} cannot be given for what is external (external stands at "
+                f"{where}: {key} and external conflict (external stands at "
                 f"{node.key_position('external')})",
                 node.key_position(key),
             )
@@ -68,12 +68,14 @@ def _source(node: tree.Node, where: str, ways: tuple[str, ...], report: tree.Rep
     if len(given) > 1:
         report.error(
             tree.CONFLICT,
-            f"{where}: {' and '.join(given)} exclude each other "
+            f"{where}: {' and '.join(given)} are mutually exclusive "
             f"({given[0]} stands at {node.key_position(given[0])})",
             node.key_position(given[1]),
         )
     elif not given and node.child("driver") is None and node.child("external") is None:
-        report.error(schema.MISSING, f"{where} needs one of {', '.join(ways)}", node.position)
+        report.error(
+            schema.MISSING, f"{where} needs one of {', '.join(ways)}; none is set", node.position
+        )
 
 
 def _host_address(port: tree.Node, where: str, report: tree.Report) -> None:
@@ -81,7 +83,7 @@ def _host_address(port: tree.Node, where: str, report: tree.Report) -> None:
     if address is None or not isinstance(address.data, str) or units.is_address(address.data):
         return
     report.error(
-        tree.VALUE, f"{where}.host_ip: {address.data!r} is not an IP address", address.position
+        tree.VALUE, f"{where}.host_ip: invalid IP address {address.data!r}", address.position
     )
 
 
@@ -89,7 +91,7 @@ def _request(node: tree.Node, where: str, report: tree.Report) -> None:
     if node.child("count") is not None and node.child("device_ids") is not None:
         report.error(
             tree.CONFLICT,
-            f"{where}: count and device_ids exclude each other "
+            f"{where}: count and device_ids are mutually exclusive "
             f"(count stands at {node.key_position('count')})",
             node.key_position("device_ids"),
         )
@@ -123,7 +125,7 @@ def consistent(root: tree.Node, active: frozenset[str], report: tree.Report) -> 
         assert depends is not None
         report.error(
             "E_CYCLE",
-            f"services depend on each other in a cycle: {' -> '.join(ring)}",
+            f"dependency cycle: {' -> '.join(ring)}",
             depends.key_position(ring[1]),
         )
 
@@ -167,7 +169,7 @@ class _Service:
         if _text(build, "dockerfile") and _text(build, "dockerfile_inline"):
             report.error(
                 tree.CONFLICT,
-                f"{where}.build: dockerfile and dockerfile_inline exclude each other "
+                f"{where}.build: dockerfile and dockerfile_inline are mutually exclusive "
                 f"(dockerfile stands at {build.key_position('dockerfile')})",
                 build.key_position("dockerfile_inline"),
             )
@@ -180,7 +182,7 @@ class _Service:
         if platform is not None and platform.data and platforms and platform.data not in platforms:
             report.error(
                 tree.CONFLICT,
-                f"{where}.build.platforms has not the service's platform {platform.data!r} "
+                f"{where}.build.platforms does not include the service's platform {platform.data!r} "
                 f"(that stands at {platform.position})",
                 build.key_position("platforms"),
             )
@@ -188,7 +190,9 @@ class _Service:
     def _context(self, key: str, name: str, at: tree.Node) -> None:
         label = f"{self.where}.build.additional_contexts.{key}"
         if name not in self.active:
-            self._undefined(f"{label} uses the service", name, self.services, "services", at)
+            self._undefined(
+                f"{label} uses the undefined service", name, self.services, "services", at
+            )
         elif self.services[name].child("build") is None:
             self.report.error(
                 tree.CONFLICT, f"{label}: the service {name!r} has no build", at.position
@@ -199,7 +203,7 @@ class _Service:
     ) -> None:
         self.report.error(
             tree.REFERENCE,
-            f"{what} {name!r}, which {top} does not define",
+            f"{what} {name!r}: {top} does not define it",
             at.position,
             lambda: tree.nearest_hint(name, known),
         )
@@ -211,7 +215,7 @@ class _Service:
         if mode is not None and mode.data and networks is not None and networks.data:
             report.error(
                 tree.CONFLICT,
-                f"{where}: network_mode and networks exclude each other "
+                f"{where}: network_mode and networks are mutually exclusive "
                 f"(network_mode stands at {node.key_position('network_mode')})",
                 node.key_position("networks"),
             )
@@ -219,7 +223,11 @@ class _Service:
             name = mode.data.removeprefix("service:")
             if name not in self.active:
                 self._undefined(
-                    f"{where}.network_mode uses the service", name, self.services, "services", mode
+                    f"{where}.network_mode uses the undefined service",
+                    name,
+                    self.services,
+                    "services",
+                    mode,
                 )
         for top, word, used in (
             ("networks", "network", [(key, at) for key, at in self._names("networks")]),
@@ -234,7 +242,7 @@ class _Service:
                 if name not in known:
                     report.error(
                         tree.REFERENCE,
-                        f"{where} uses the {word} {name!r}, which {top} does not define",
+                        f"{where} refers to the undefined {word} {name!r}: {top} does not define it",
                         at,
                         lambda name=name, known=known: tree.nearest_hint(name, known),
                     )
@@ -242,7 +250,8 @@ class _Service:
                     # docker compose takes such a key of a service's networks for an extension of them.
                     report.error(
                         tree.REFERENCE,
-                        f"{where} uses the network {name!r}, which is read as an extension here",
+                        f"{where} refers to the undefined network {name!r}: such a name is an "
+                        "extension here",
                         at,
                         "give it a name that does not start with 'x-'",
                     )
@@ -280,14 +289,17 @@ class _Service:
             if name in self.active or (name in self.services and optional):
                 continue
             assert depends is not None
-            reason, hint = "which services does not define", ""
+            reason, hint = f"the undefined service {name!r}: services does not define it", ""
             if name in self.services:
                 profiles = [str(item.data) for item in _items(self.services[name], "profiles")]
-                reason = f"whose profile ({', '.join(profiles)}) is not active"
+                reason = (
+                    f"the service {name!r}, undefined here: its profile ({', '.join(profiles)}) is "
+                    "not active"
+                )
                 hint = f"add --profile {profiles[0]}" if profiles else ""
             self.report.error(
                 tree.REFERENCE,
-                f"{self.where} depends on the service {name!r}, {reason}",
+                f"{self.where} depends on {reason}",
                 depends.key_position(name),
                 hint or (lambda name=name: tree.nearest_hint(name, self.services)),
             )
@@ -302,7 +314,7 @@ class _Service:
         if scale is not None and replicas is not None and scale != replicas and given is not None:
             report.error(
                 tree.CONFLICT,
-                f"{where}: scale is {scale} and deploy.replicas is {replicas}; they must be the same "
+                f"{where}: distinct values: scale is {scale} and deploy.replicas is {replicas} "
                 f"(scale stands at {node.key_position('scale')})",
                 given.position,
             )
@@ -333,7 +345,7 @@ class _Service:
         at = there.position if there is not None else limits.position
         self.report.error(
             tree.CONFLICT,
-            f"{self.where}: {key} and deploy.resources.{group}.{other} must be the same "
+            f"{self.where}: {key} and deploy.resources.{group}.{other} have distinct values "
             f"({key} stands at {self.node.key_position(key)})",
             at,
         )
@@ -356,7 +368,7 @@ class _Service:
             if not _text(one, "target") and action not in ("rebuild", "restart"):
                 report.error(
                     schema.MISSING,
-                    f"{where}.develop.watch[{index}] has no target, and its action is {action}",
+                    f"{where}.develop.watch[{index}] needs a target, as its action is {action}",
                     one.position,
                 )
         seen: dict[str, tuple[str, errors.Position]] = {}
@@ -379,7 +391,7 @@ class _Service:
         if first != label:
             self.report.error(
                 tree.CONFLICT,
-                f"{self.where}.{label}: {target} is mounted already by {first} at {at}",
+                f"{self.where}.{label}: {target} is a duplicate: it is mounted already by {first} at {at}",
                 one.position,
             )
 

@@ -444,7 +444,7 @@ class _Builder:
     ) -> None:
         top = self.stack[-1] if self.stack else None
         if top is not None and top.node.keys is not None and top.key is None:
-            told = f"a key{self._place_in_words()} must be text, not a mapping or a list"
+            told = f"a key{self._place_in_words()} must be a string, not a mapping or an array"
             raise _refusal("E_YAML_KEY", told, position)
         mark = self._marked(tag)
         if tag is not None and not mark and tag not in _COLLECTION_TAGS:
@@ -468,10 +468,16 @@ class _Builder:
 
     def _alias(self, anchor: str, position: errors.Position) -> None:
         if anchor not in self.anchors:
-            raise _refusal("E_YAML", f"the alias *{anchor} has no anchor", position)
+            raise _refusal(
+                "E_YAML",
+                f"the alias *{anchor} has an unknown anchor: {anchor!r} stands nowhere above it",
+                position,
+            )
         node, count, depth = self.anchors[anchor]
         if not count:
-            raise _refusal("E_YAML", f"the alias *{anchor} contains itself", position)
+            raise _refusal(
+                "E_YAML", f"cycle: the alias *{anchor}{self._there()} contains itself", position
+            )
         top = self.stack[-1] if self.stack else None
         if top is not None and top.node.keys is not None and top.key is None:
             self._key(top, *_scalar_of(node), position)
@@ -486,7 +492,7 @@ class _Builder:
             shown = f"{text!r} is not" if text else "nothing is not"
             self.report.error(
                 "E_YAML_KEY",
-                f"a key{self._place_in_words()} must be text: {shown}",
+                f"a key{self._place_in_words()} must be a string: {shown}",
                 position,
                 f"write '{text}' in quotes",
             )
@@ -499,7 +505,7 @@ class _Builder:
             first = top.node.key_position(value)
             self.report.error(
                 "E_YAML_DUPKEY",
-                f"the key {value!r} is here twice; first on line {first.line}",
+                f"duplicate key {value!r}: it is already defined on line {first.line}",
                 position,
             )
         top.key = value
@@ -510,9 +516,13 @@ class _Builder:
         path = _path(self.stack[:-1])
         return f" of {path}" if path else ""
 
+    def _there(self) -> str:
+        path = _path(self.stack)
+        return f" at {path}" if path else ""
+
     def _merge_key(self, top: _Open, position: errors.Position) -> None:
         if top.merges is not None:
-            self.report.error("E_YAML_DUPKEY", "the key '<<' is here twice", position)
+            self.report.error("E_YAML_DUPKEY", "duplicate key '<<'", position)
         top.merges = []
         top.key = "<<"
         top.key_position = position
@@ -552,7 +562,11 @@ class _Builder:
         sources = node.data if isinstance(node.data, list) else [node]
         for source in sources:
             if not isinstance(source.data, dict):
-                raise _refusal("E_YAML", "only mappings can be merged with '<<'", source.position)
+                raise _refusal(
+                    "E_YAML",
+                    "a merge ('<<') requires a mapping or an array of mappings",
+                    source.position,
+                )
         top.merges = sources
 
 

@@ -86,7 +86,7 @@ def parse_raw(content: bytes, outer: Mapping[str, str]) -> dict[str, str]:
             continue
         key, equals, value = line.partition("=")
         if not key or any(one.isspace() for one in key):
-            raise Fault("E_ENV_FILE", number, f"{key!r} is not a name")
+            raise Fault("E_ENV_FILE", number, f"{key!r} is not the name of a variable")
         if equals:
             _check(key, value, number)
             found[key] = value
@@ -184,18 +184,20 @@ class _File:
             if not (one.isalnum() or one in "_.-[]" or one in _SPACES):
                 shown = re.split("[=:\n]", text[start:], maxsplit=1)[0][:40]
                 raise Fault(
-                    "E_ENV_FILE", self.line, f"unexpected character {one!r} in the name {shown!r}"
+                    "E_ENV_FILE",
+                    self.line,
+                    f"unexpected character {one!r} in the variable name {shown!r}",
                 )
             at += 1
         if at >= len(text):
             if at == start:
-                raise Fault("E_ENV_FILE", self.line, "a name is missing after 'export'")
+                raise Fault("E_ENV_FILE", self.line, "a variable name is missing after 'export'")
             # As docker compose has it: the last line without `=` and without an end is a value of no name.
             self.at = start
             return "", True
         key = text[start:at].rstrip()
         if " " in key:
-            raise Fault("E_ENV_FILE", self.line, f"the name {key!r} holds a space")
+            raise Fault("E_ENV_FILE", self.line, f"the variable name {key!r} holds a space")
         has_value = text[at] != "\n"
         self.at = at + 1 if has_value else at
         return key, has_value
@@ -220,7 +222,9 @@ class _File:
             end = text.find(quote, at)
             if end < 0:
                 # Without the value: it may be a secret.
-                raise Fault("E_ENV_FILE", line, f"the quote {quote} is never closed")
+                raise Fault(
+                    "E_ENV_FILE", line, f"unterminated quoted value: {quote} is never closed"
+                )
             backslashes = end - len(text[at:end].rstrip("\\")) - at
             if backslashes % 2 == 0:
                 pieces.append(text[at:end])

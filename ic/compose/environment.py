@@ -152,7 +152,7 @@ class _Files:
         if kind is not None and kind.data not in ("", ".env", "raw"):
             self.report.error(
                 tree.VALUE,
-                f"{self.where}.env_file: the format {kind.data!r} is not known",
+                f"{self.where}.env_file: unsupported format {kind.data!r}",
                 kind.position,
                 "leave it out, or write raw",
             )

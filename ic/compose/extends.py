@@ -67,14 +67,16 @@ def apply(
     chains.foresee(services)
 
     def one(name: str, node: tree.Node) -> tree.Node:
-        if _extends_of(node) is None:
+        if node.mark == "reset" or _extends_of(node) is None:
             return node
         made = chains.resolved(name, node, source)
         if made is None:
             # What the service lacks now is not to be told as well.
             report.faulty.update((node.position, services.key_position(name)))
             return graft.without(node, "extends")
-        return made
+        if made.mark == node.mark:
+            return made
+        return tree.Node(made.data, made.position, made.keys, node.mark)
 
     return graft.changed(document, "services", lambda node: graft.mapped(node, one))
 
@@ -173,16 +175,19 @@ class _Chains:
             return None
         services = source.services
         found = services.child(named.data) if services is not None else None
+        if found is not None and found.mark == "reset":
+            found = None
         if found is not None and (isinstance(found.data, dict) or found.data is None):
             return named.data, source, found
         if found is not None:
             tree.wrong_type(found, f"services.{named.data}", self.report, "a mapping")
             return None
         asked = named.data
-        known = services.data if services is not None and isinstance(services.data, dict) else {}
+        there = services.data if services is not None and isinstance(services.data, dict) else {}
+        known = [name for name, one in there.items() if one.mark != "reset"]
         self.report.error(
             tree.REFERENCE,
-            f"{where}: {source.shown} has no service {named.data!r}",
+            f"{where}: service {named.data!r} not found in {source.shown}",
             named.position,
             lambda: tree.nearest_hint(asked, known),
         )
@@ -211,5 +216,7 @@ class _Chains:
             ring = [*ring[:4], "...", *ring[-3:]]
         at = links[first].extends
         self.report.error(
-            CYCLE, f"services extend each other in a circle: {' -> '.join(ring)}", at.position
+            CYCLE,
+            f"services extend each other in a cycle (circular reference): {' -> '.join(ring)}",
+            at.position,
         )

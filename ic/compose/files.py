@@ -331,6 +331,8 @@ class Disk:
                 return self._read_pipe(handle, shown, is_pipe=stat.S_ISFIFO(status.st_mode))
         except (OSError, ValueError) as problem:
             reason = getattr(problem, "strerror", None) or str(problem)
+            if isinstance(problem, FileNotFoundError):
+                reason = "not found (no such file or directory)"
             raise errors.UsageError(f"cannot read {shown}: {reason}", code="E_FILE") from problem
 
     def _read_pipe(self, handle: int, shown: str, *, is_pipe: bool) -> bytes:

@@ -55,7 +55,7 @@ def entries(document: tree.Node, report: tree.Report) -> list[Entry]:
                     "W_INCLUDE", f"{where} names no path, so it includes nothing", item.position
                 )
         else:
-            tree.wrong_type(item, where, report, "text or a mapping")
+            tree.wrong_type(item, where, report, "a string or a mapping")
     return found
 
 
@@ -81,7 +81,7 @@ def _texts(node: tree.Node | None, where: str, report: tree.Report) -> tuple[tre
         if isinstance(item.data, str):
             found.append(item)
         else:
-            tree.wrong_type(item, f"{where}[{index}]", report, "text")
+            tree.wrong_type(item, f"{where}[{index}]", report, "a string")
     return tuple(found)
 
 

@@ -111,18 +111,18 @@ class _Scan:
         if close < 0:
             raise Fault(
                 "E_INTERP_SYNTAX",
-                "'${' is never closed by '}' on its line"
+                "invalid template: '${' is never closed by '}' on its line"
                 if "}" in text[dollar:end]
-                else "'${' is never closed by '}'",
-                "write $$ for a dollar that is meant as it is",
+                else "invalid template: '${' is never closed by '}'",
+                "escape a dollar that is meant as it is: $$",
             )
         if depth >= DEPTH_LIMIT:
             raise Fault("E_INTERP_DEPTH", f"variables are nested deeper than {DEPTH_LIMIT} levels")
         if name is None or (not operator and text[at] != "}"):
             raise Fault(
                 "E_INTERP_SYNTAX",
-                f"{text[dollar : min(close + 1, dollar + 60)]!r} is not a variable",
-                "write $$ for a dollar that is meant as it is",
+                f"invalid template: {text[dollar : min(close + 1, dollar + 60)]!r} is not a variable",
+                "escape a dollar that is meant as it is: $$",
             )
         if not operator:
             return self._value(name[0]), at + 1

@@ -255,7 +255,7 @@ class _Loading:
                 self.broken.add(path)
                 self.report.error(
                     tree.TYPE,
-                    f"the top level must be a mapping, not {tree.kind_of(one)}",
+                    f"the top-level object must be a mapping, not {tree.kind_of(one)}",
                     one.position,
                 )
         return found
@@ -283,6 +283,8 @@ class _Loading:
         report = self.report
         one = self._prepared(one, scope)
         source = extends.Source(path, self.disk.shown(path), one.child("services"))
+        if root is not None:
+            root = merge.unmarked(root, one)  # as extends carries some of the marks out
         one = extends.apply(
             one, source, lambda node: self._source(node, scope), self._extended, report
         )
@@ -427,7 +429,7 @@ class _Loading:
         ring = [self.disk.shown(one) for one in (*chain[chain.index(path) :], path)]
         self.report.error(
             include.CYCLE,
-            f"files include each other in a circle: {' -> '.join(ring)}",
+            f"include cycle: {' -> '.join(ring)}",
             node.position,
         )
 
@@ -447,8 +449,8 @@ def _checked_name(text: str, source: str) -> str:
         return text
     hint = normalized_name(text)
     raise errors.UsageError(
-        f"cannot name the stack {text!r} ({source}): a name has lower case letters, digits, '-' and '_' "
-        "and begins with a letter or a digit",
+        f"cannot name the stack: invalid project name {text!r} ({source}): a name has lower case "
+        "letters, digits, '-' and '_' and begins with a letter or a digit",
         hint=f"write {hint}" if hint else "",
         code="E_NAME",
     )

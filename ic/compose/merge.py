@@ -14,12 +14,12 @@ def merge(base: tree.Node | None, over: tree.Node, report: tree.Report) -> tree.
     """A document laid on what came before it. A list on a mapping, and the like, is an error."""
     if base is None:
         return _settled(over)
-    return merging.merge(_without_marked(base, over), _settled(over), model.STACK, "", report)
+    return merging.merge(unmarked(base, over), _settled(over), model.STACK, "", report)
 
 
 def extend(base: tree.Node, over: tree.Node, where: str, report: tree.Report) -> tree.Node:
     """A service laid on the one that it extends; `where` is its name in messages."""
-    return merging.merge(_without_marked(base, over), _settled(over), model.SERVICE, where, report)
+    return merging.merge(unmarked(base, over), _settled(over), model.SERVICE, where, report)
 
 
 def unique(node: tree.Node) -> tree.Node:
@@ -43,7 +43,7 @@ def _mark(name: str | None, position: int) -> str | int:
     return position if name is None else name
 
 
-def _without_marked(base: tree.Node, over: tree.Node) -> tree.Node:
+def unmarked(base: tree.Node, over: tree.Node) -> tree.Node:
     """The base without everything that `over` marks: `!reset` drops it, `!override` brings its own."""
     if not isinstance(base.data, dict) or not isinstance(over.data, dict):
         return base
@@ -54,7 +54,7 @@ def _without_marked(base: tree.Node, over: tree.Node) -> tree.Node:
         if value.mark:
             data = {name: one for name, one in data.items() if name != key}
             continue
-        left = _without_marked(data[key], value)
+        left = unmarked(data[key], value)
         if left is not data[key]:
             data = {**data, key: left}
     if data is base.data:

@@ -52,13 +52,14 @@ def _table(changes: Mapping[str, Callable[[_Places, tree.Node], tree.Node]]) -> 
 
 def resolve(root: tree.Node, directory: str, home: str, report: tree.Report) -> tree.Node:
     """The tree with its paths below `directory`, and `~` below `home`. What is no path is left as it is."""
-    return _Places(directory, home, report).visit(root, _EVERYWHERE)
+    return _Places(root, directory, home, report).visit(root, _EVERYWHERE)
 
 
 class _Places:
     """One tree whose paths are being resolved."""
 
-    def __init__(self, directory: str, home: str, report: tree.Report) -> None:
+    def __init__(self, root: tree.Node, directory: str, home: str, report: tree.Report) -> None:
+        self.root = root
         self.directory = directory
         self.home = home
         self.report = report
@@ -139,9 +140,24 @@ class _Places:
             return node
         if node.child("source") is None:
             self.report.error(
-                schema.MISSING, "a volume of the type 'bind' has no source", node.position
+                schema.MISSING,
+                f"{self._where(node)}: a mount of the type 'bind' requires a source, which is missing",
+                node.position,
+                "add source:",
             )
         return graft.changed(node, "source", self.host)
+
+    def _where(self, mount: tree.Node) -> str:
+        services = self.root.child("services")
+        for name, service in (
+            services.data.items() if services and isinstance(services.data, dict) else ()
+        ):
+            listed = service.child("volumes")
+            items = listed.data if listed is not None else None
+            if isinstance(items, list) and any(one is mount for one in items):
+                index = next(at for at, one in enumerate(items) if one is mount)
+                return f"services.{name}.volumes[{index}]"
+        return "volumes"
 
     def volume(self, node: tree.Node) -> tree.Node:
         """A volume of the local driver that is a bind mount in disguise has a path for a device."""

@@ -84,4 +84,4 @@ def values(node: tree.Node, report: tree.Report) -> None:
                 target = item.child("target") if key == "ports" else None
                 if target is not None and isinstance(target.data, str):
                     where = f"services.{name}.ports[{at}].target"
-                    tree.wrong_type(target, where, report, "a whole number")
+                    tree.wrong_type(target, where, report, "an integer")

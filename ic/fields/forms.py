@@ -90,7 +90,7 @@ def external(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
         elif name.data != old.data:
             report.error(
                 tree.CONFLICT,
-                f"{where}: name and external.name differ",
+                f"{where}: name and external.name conflict: they differ",
                 old.position,
                 f"use name; it stands at {name.position}",
             )
@@ -103,7 +103,7 @@ def limit(node: tree.Node, where: str, report: tree.Report) -> tree.Node:
     if reason:
         report.error(tree.VALUE, f"{where}: {reason}", node.position)
     if report.lenient and isinstance(node.data, str):
-        tree.wrong_type(node, where, report, "a whole number or a mapping")
+        tree.wrong_type(node, where, report, "an integer or a mapping")
     return node
 
 

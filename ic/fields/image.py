@@ -172,7 +172,7 @@ SCHEMA: dict[str, schema.Key] = {
     ),
     "pull_policy": schema.text(
         rf"{'|'.join(_POLICIES + _TIMED)}|every_([0-9]+[wdhms])+",
-        told=f"is none of {', '.join(_POLICIES + _TIMED)} and every_TIME",
+        told=f"does not match: it is none of {', '.join(_POLICIES + _TIMED)} and every_TIME",
         near=_POLICIES + _TIMED,
     ),
     "pull_refresh_after": schema.text(pending=True),

@@ -244,7 +244,7 @@ def _test(node: tree.Node | None, where: str, report: tree.Report) -> tuple[str,
         if isinstance(item.data, str):
             words.append(item.data)
         else:
-            tree.wrong_type(item, f"{where}[{index}]", report, "text")
+            tree.wrong_type(item, f"{where}[{index}]", report, "a string")
     return tuple(words)
 
 

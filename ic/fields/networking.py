@@ -292,14 +292,14 @@ def parse_ports(text: str) -> list[dict[str, str | int]]:
     host_ip, _, published_text = rest.rpartition(":")
     host_ip = _host_ip(host_ip, text)
     if not target_text:
-        raise ValueError(f"{text!r} names no port of the service")
+        raise ValueError(f"{text!r} names no container port")
     kind_ = _protocol(protocol.lower() or "tcp")
     first, last = units.port_range(target_text)
     if first == 0:
         raise ValueError(f"{text!r}: a service cannot listen on port 0")
     begin, end = units.port_range(published_text) if published_text else (first, last)
     if end - begin != last - first and first != last:
-        raise ValueError(f"{text!r}: the two ranges of ports differ in length")
+        raise ValueError(f"{text!r}: the ranges of host and container ports differ in length")
     found: list[dict[str, str | int]] = []
     for step in range(last - first + 1):
         one: dict[str, str | int] = {"mode": "ingress", "target": first + step}
@@ -316,14 +316,14 @@ def parse_ports(text: str) -> list[dict[str, str | int]]:
 def _protocol(text: str) -> str:
     if text in ("tcp", "udp", "sctp"):
         return text
-    raise ValueError(f"{text!r} is not a protocol; tcp, udp and sctp are")
+    raise ValueError(f"invalid protocol {text!r}; tcp, udp and sctp are")
 
 
 def _host_ip(text: str, whole: str) -> str:
     bracketed = text.startswith("[") and text.endswith("]")
     inner = text[1:-1] if bracketed else text
     if inner and (not units.is_address(inner) or (":" in inner and not bracketed)):
-        raise ValueError(f"{whole!r}: {text!r} is not an IP address; IPv6 stands in brackets")
+        raise ValueError(f"{whole!r}: invalid IP address {text!r}; IPv6 stands in brackets")
     return inner
 
 

@@ -109,7 +109,9 @@ SCHEMA: dict[str, schema.Key] = {
     "annotations": schema.pairs(merge=merging.sequences, index=merging.by_name, pending=True),
     "attach": schema.late_flag(pending=True),
     "container_name": schema.text(
-        "[a-zA-Z0-9][a-zA-Z0-9_.-]+", told="needs a letter or digit and at least two characters"
+        "[a-zA-Z0-9][a-zA-Z0-9_.-]+",
+        told="does not match [a-zA-Z0-9][a-zA-Z0-9_.-]+: it needs a letter or digit and at least "
+        "two characters",
     ),
     "deploy": DEPLOY,
     "label_file": schema.Key(

@@ -183,7 +183,7 @@ def split_words(text: str) -> tuple[list[str], str]:
     while at < len(text):
         piece = pieces.match(text, at)
         if piece is None:
-            raise ValueError(f"the command line has a stray or unclosed {text[at]!r}")
+            raise ValueError(f"invalid command line: a stray or unclosed {text[at]!r}")
         kind_ = piece.lastgroup
         if kind_ == "end":
             if piece[0] == ">" and word is not None and word[:1].isdecimal():

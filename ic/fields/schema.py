@@ -36,12 +36,12 @@ MAPPING = frozenset({dict})
 
 _WORDS: tuple[tuple[type, str], ...] = (
     (dict, "a mapping"),
-    (list, "a list"),
+    (list, "an array"),
     (float, "a number"),
-    (int, "a whole number"),
-    (bool, "true or false"),
-    (str, "text"),
-    (type(None), "nothing"),
+    (int, "an integer"),
+    (bool, "a boolean"),
+    (str, "a string"),
+    (type(None), "null"),
 )
 
 
@@ -162,8 +162,8 @@ class Key:
         if float in types:
             types = types - {int}
         found = [words for one, words in _WORDS if one in types]
-        if len(found) > 1 and "nothing" in found:
-            found.remove("nothing")
+        if len(found) > 1 and "null" in found:
+            found.remove("null")
         return (
             " or ".join(filter(None, [", ".join(found[:-1]), found[-1]])) if found else "anything"
         )
@@ -179,7 +179,7 @@ def to_boolean(text: str) -> tree.Scalar:
     """`true` and `false`, and what YAML 1.1 had for them. Raises ValueError."""
     found = tree.word_as_boolean(text)
     if found is None:
-        raise ValueError("must be true or false")
+        raise ValueError("must be a boolean, true or false")
     return found
 
 
@@ -190,7 +190,7 @@ _FLOAT = r"[+-]?([0-9](_?[0-9])*\.?([0-9](_?[0-9])*)?|\.[0-9]+)([eE][+-]?[0-9]+)
 def to_integer(text: str) -> tree.Scalar:
     """A whole number of 64 bits. Raises ValueError."""
     if not re.fullmatch(_INTEGER, text) or len(text) > 20 or not -(2**63) <= int(text) < 2**63:
-        raise ValueError("must be a whole number")
+        raise ValueError("must be an integer")
     return int(text)
 
 
@@ -357,7 +357,12 @@ class _Walk:
         for name in key.required:
             if name not in data:
                 where = self.where()
-                self.report.error(MISSING, f"{where} has no {name}", node.position, f"add {name}:")
+                self.report.error(
+                    MISSING,
+                    f"{where}: the required property {name!r} is missing",
+                    node.position,
+                    f"add {name}:",
+                )
 
     def _bad_name(self, node: tree.Node, name: str) -> None:
         where = self.where()
@@ -386,7 +391,7 @@ class _Walk:
             return
         self.report.error(
             tree.UNKNOWN_KEY,
-            f"{where} has the unknown key {name!r}",
+            f"{where} has the unknown key {name!r}, which is not allowed",
             position,
             lambda: tree.nearest_hint(name, sorted(key.keys or ())),
         )
@@ -417,7 +422,8 @@ class _Walk:
             if first != index:
                 self.report.error(
                     tree.VALUE,
-                    f"{self.where()}[{index}] is there twice; first at {data[first].position}",
+                    f"{self.where()}: items {first} and {index} are equal and must be unique; "
+                    f"the first stands at {data[first].position}",
                     one.position,
                 )
 

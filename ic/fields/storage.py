@@ -183,7 +183,7 @@ def parse_mount(spec: str, position: errors.Position) -> tree.Node:
         return forms.made(position, type="volume", target=_target(spec))
     parts = [part.replace("\0", ":") for part in _split(spec)]
     if "" in parts:
-        raise ValueError(f"{spec!r} has an empty part")
+        raise ValueError(f"{spec!r} has an empty section between colons")
     if len(parts) > 3:
         raise ValueError(f"{spec!r} has too many colons")
     source = parts[0] if len(parts) > 1 else ""
@@ -297,7 +297,7 @@ def _mode(node: tree.Node | None, where: str, report: tree.Report) -> int | None
         return int(data, 8)
     value = tree.integer(node, where, report)
     if value is not None and not 0 <= value <= 0o7777:
-        report.error(tree.VALUE, f"{where}: {value} is not a file mode", node.position)
+        report.error(tree.VALUE, f"{where}: invalid file mode {value}", node.position)
         return None
     return value
 
@@ -323,7 +323,7 @@ def _tmpfs_entry(node: tree.Node, where: str, report: tree.Report) -> Mount | No
                 size = None if value == "0" else units.size_bytes(value)
             elif name == "mode":
                 if not re.fullmatch(_OCTAL, value):
-                    raise ValueError(f"{value!r} is not a file mode")
+                    raise ValueError(f"invalid file mode {value!r}")
                 mode = int(value, 8)
             elif name in ("ro", "rw"):
                 read_only = name == "ro"

@@ -186,20 +186,21 @@ def kind_of(node: Node) -> str:
     if isinstance(data, dict):
         return "a mapping"
     if isinstance(data, list):
-        return "a list"
+        return "an array"
     if data is None:
-        return "nothing"
+        return "null"
     if isinstance(data, bool):
         return "a boolean"
     if isinstance(data, (int, float)):
         return "a number"
-    return "text"
+    return "a string"
 
 
 def wrong_type(node: Node, where: str, report: Report, wanted: str) -> None:
     """Note that a node is not what its place wants."""
     hint = ""
-    if "text" in wanted and "number" not in wanted and isinstance(node.data, (bool, int, float)):
+    takes_numbers = "number" in wanted or "integer" in wanted
+    if "string" in wanted and not takes_numbers and isinstance(node.data, (bool, int, float)):
         hint = f'put it in quotes: "{units.number_text(node.data)}"'
     report.error(TYPE, f"{where} must be {wanted}, not {kind_of(node)}", node.position, hint)
 
@@ -213,7 +214,7 @@ def text(node: Node | None, where: str, report: Report) -> str | None:
         return None
     if isinstance(node.data, str):
         return node.data
-    wrong_type(node, where, report, "text")
+    wrong_type(node, where, report, "a string")
     return None
 
 
@@ -249,7 +250,7 @@ def boolean(node: Node | None, where: str, report: Report, *, default: bool = Fa
                 "W_BOOLEAN", f"{where}: {data!r} is read as {meant}; write {meant}", node.position
             )
             return _OLD_BOOLEANS[low]
-    wrong_type(node, where, report, "true or false")
+    wrong_type(node, where, report, "a boolean, true or false")
     return default
 
 
@@ -267,7 +268,7 @@ def integer(node: Node | None, where: str, report: Report) -> int | None:
         return int(data)
     if isinstance(data, str) and re.fullmatch(_INTEGER, data, re.ASCII):
         return int(data)
-    wrong_type(node, where, report, "a whole number")
+    wrong_type(node, where, report, "an integer")
     return None
 
 
@@ -278,7 +279,7 @@ def scalar_text(node: Node, where: str, report: Report) -> str | None:
         return data
     if isinstance(data, (bool, int, float)):
         return units.number_text(data)
-    wrong_type(node, where, report, "text, a number or a boolean")
+    wrong_type(node, where, report, "a string, a number or a boolean")
     return None
 
 
@@ -321,7 +322,7 @@ def items(node: Node | None, where: str, report: Report) -> list[Node]:
         return []
     if isinstance(node.data, list):
         return node.data
-    wrong_type(node, where, report, "a list")
+    wrong_type(node, where, report, "an array")
     return []
 
 
@@ -348,7 +349,7 @@ def strings(
         if isinstance(item.data, str):
             found[item.data] = None
         else:
-            wrong_type(item, f"{where}[{index}]", report, "text")
+            wrong_type(item, f"{where}[{index}]", report, "a string")
     return tuple(found)
 
 
@@ -363,12 +364,12 @@ def pairs(node: Node | None, where: str, report: Report) -> dict[str, str | None
             key: scalar_text(value, f"{where}.{key}", report) for key, value in node.data.items()
         }
     if not isinstance(node.data, list):
-        wrong_type(node, where, report, "a mapping or a list")
+        wrong_type(node, where, report, "a mapping or an array")
         return {}
     found: dict[str, str | None] = {}
     for index, item in enumerate(node.data):
         if not isinstance(item.data, str):
-            wrong_type(item, f"{where}[{index}]", report, "text of the form NAME=VALUE")
+            wrong_type(item, f"{where}[{index}]", report, "a string of the form NAME=VALUE")
             continue
         key, equals, value = item.data.partition("=")
         fault = control_fault(key, strict=True)

@@ -57,16 +57,16 @@ def mode(node: tree.Node) -> str:
     """A file mode: octal digits as text, or a whole number."""
     data = node.data
     if isinstance(data, str) and not re.fullmatch(_OCTAL, data):
-        return f'{data!r} is not a file mode; write it like "0440"'
+        return f'invalid file mode {data!r}; write it like "0440"'
     if isinstance(data, float):
-        return f"{data} is not a file mode"
+        return f"invalid file mode {data}"
     return ""
 
 
 def whole(node: tree.Node) -> str:
     """A number, as text neither."""
     if isinstance(node.data, str):
-        return f"must be a whole number, not the text {node.data!r}"
+        return f"must be an integer, not the string {node.data!r}"
     return ""
 
 
@@ -91,7 +91,7 @@ def text(node: tree.Node) -> str:
     """Text where the schema would let other scalars pass."""
     if isinstance(node.data, (str, dict, list)):
         return ""
-    return "must be text"
+    return "must be a string"
 
 
 def float_text(node: tree.Node) -> str:
@@ -106,7 +106,7 @@ def count(node: tree.Node) -> str:
     """`all`, or a whole number, also as text."""
     data = node.data
     if isinstance(data, str) and data.lower() != "all" and not re.fullmatch(r"[+-]?[0-9]+", data):
-        return f"{data!r} is neither 'all' nor a number"
+        return f"{data!r} is an invalid value: 'all' or a number is allowed"
     return no_fraction(node)
 
 
@@ -114,7 +114,7 @@ def variable(node: tree.Node) -> str:
     """`NAME=VALUE` whose name does not end in a space."""
     name = node.data.partition("=")[0] if isinstance(node.data, str) else ""
     if name and name[-1].isspace():
-        return f"{name!r} is not the name of a variable: it ends in a space"
+        return f"{name!r} is not the name of an environment variable: it has a trailing space"
     return ""
 
 

@@ -11,29 +11,29 @@ WRONG = {
     "no image": ("services:\n  web: {user: x}\n", "E_MISSING 2:3 services.web has neither an image nor a build"),
     "network": (
         "services:\n  web: {image: a, networks: [frnt]}\nnetworks: {front: }\n",
-        "E_REFERENCE 2:30 services.web uses the network 'frnt', which networks does not define",
+        "E_REFERENCE 2:30 services.web refers to the undefined network 'frnt': networks does not define it",
     ),
     "volume": (
         "services:\n  web: {image: a, volumes: ['/x', 'dat:/d']}\nvolumes: {data: }\n",
-        "E_REFERENCE 2:35 services.web uses the volume 'dat', which volumes does not define",
+        "E_REFERENCE 2:35 services.web refers to the undefined volume 'dat': volumes does not define it",
     ),
     "dependency": (
         "services:\n  web: {image: a, depends_on: [db]}\n",
-        "E_REFERENCE 2:32 services.web depends on the service 'db', which services does not define",
+        "E_REFERENCE 2:32 services.web depends on the undefined service 'db': services does not define it",
     ),
     "inactive dependency": (
         "services:\n  web: {image: a, depends_on: {db: {condition: service_started}}}\n"
         "  db: {image: b, profiles: [data]}\n",
-        "E_REFERENCE 2:32 services.web depends on the service 'db', whose profile (data) is not active",
+        "E_REFERENCE 2:32 services.web depends on the service 'db', undefined here: its profile (data) is not active",
     ),
     "cycle": (
         "services:\n  a: {image: x, depends_on: [b]}\n  b: {image: x, depends_on: [c]}\n"
         "  c: {image: x, depends_on: [a]}\n",
-        "E_CYCLE 2:30 services depend on each other in a cycle: a -> b -> c -> a",
+        "E_CYCLE 2:30 dependency cycle: a -> b -> c -> a",
     ),
     "itself": (
         "services:\n  a: {image: x, depends_on: [a]}\n",
-        "E_CYCLE 2:30 services depend on each other in a cycle: a -> a",
+        "E_CYCLE 2:30 dependency cycle: a -> a",
     ),
     "port in two services": (
         "services:\n  a: {image: x, ports: ['80:1']}\n  b: {image: x, ports: ['80:2']}\n",

@@ -195,8 +195,8 @@ def test_all_duplicate_keys_are_told_and_where_the_first_stands() -> None:
     report = tree.Report()
     stacks.node("a: 1\nb: 1\na: 2\nb: 2\n", report)
     assert [one.summary for one in report.diagnostics] == [
-        "the key 'a' is here twice; first on line 1",
-        "the key 'b' is here twice; first on line 2",
+        "duplicate key 'a': it is already defined on line 1",
+        "duplicate key 'b': it is already defined on line 2",
     ]
 
 

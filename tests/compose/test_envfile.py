@@ -57,7 +57,7 @@ def test_what_stands_in_earlier_files_is_known_after_the_file_itself() -> None:
         ("A=1\nB C=1\n", 2, "holds a space"),
         ("A=1\na%=1\n", 2, "unexpected character"),
         ('A=1\n\nB="x\ny\n', 3, "never closed"),
-        ("A=1\nexport ", 2, "a name is missing"),
+        ("A=1\nexport ", 2, "a variable name is missing"),
         ("A=1\nB=${U:?no}\n", 2, "required variable U"),
         ("A=${\n", 1, "never closed"),
     ],

@@ -54,7 +54,7 @@ def with_files(text: str, files: dict[str, bytes], *, env_files: bool = True):
 
     def read(path: str) -> tuple[str, bytes]:
         if path not in files:
-            error = errors.UsageError(f"cannot read {path}: No such file or directory")
+            error = errors.UsageError(f"cannot read {path}: not found (no such file or directory)")
             raise error from FileNotFoundError()
         return path, files[path]
 
@@ -87,17 +87,19 @@ def test_a_missing_file_is_an_error_unless_it_may_be_missing() -> None:
     assert (found, told) == ({}, [])
     found, told = with_files("{env_file: [{path: e}]}", {})
     assert found == {}
-    assert told == ["f:1:34: services.x.env_file: cannot read e: No such file or directory"]
+    assert told == [
+        "f:1:34: services.x.env_file: cannot read e: not found (no such file or directory)"
+    ]
 
 
 def test_a_format_that_is_not_known_is_refused() -> None:
     _, told = with_files("{env_file: [{path: e, format: zz}]}", {"e": b"A=1\n"})
-    assert told == ["f:1:45: services.x.env_file: the format 'zz' is not known"]
+    assert told == ["f:1:45: services.x.env_file: unsupported format 'zz'"]
 
 
 def test_a_fault_in_a_file_has_its_line() -> None:
     _, told = with_files("{env_file: [{path: e}]}", {"e": b"A=1\nB%=2\n"})
-    assert told == ["e:2:1: unexpected character '%' in the name 'B%'"]
+    assert told == ["e:2:1: unexpected character '%' in the variable name 'B%'"]
 
 
 def test_label_files_stand_below_the_labels() -> None:

@@ -41,15 +41,15 @@ def test_a_long_chain_is_followed(tmp_path: pathlib.Path) -> None:
     [
         (
             "services: {web: {image: a, extends: nope}, nop: {image: a}}",
-            "E_REFERENCE 1:37 services.web.extends: compose.yaml has no service 'nope'",
+            "E_REFERENCE 1:37 services.web.extends: service 'nope' not found in compose.yaml",
         ),
         (
             "services: {web: {image: a, extends: {file: nope.yaml, service: x}}}",
-            "E_FILE 1:44 cannot read nope.yaml: No such file or directory",
+            "E_FILE 1:44 cannot read nope.yaml: not found (no such file or directory)",
         ),
         (
             "services: {web: {image: a, extends: {file: empty.yaml, service: x}}}",
-            "E_REFERENCE 1:65 services.web.extends: empty.yaml has no service 'x'",
+            "E_REFERENCE 1:65 services.web.extends: service 'x' not found in empty.yaml",
         ),
         (
             "services: {web: {image: a, extends: {file: https://example.com/x.yaml, service: x}}}",
@@ -68,7 +68,10 @@ def test_what_cannot_be_extended_is_told_where_it_is_named(
 def test_circles_are_refused_with_their_services(tmp_path: pathlib.Path) -> None:
     text = "services: {a: {image: x, extends: b}, b: {image: x, extends: a}}"
     found = stacks.faults(stacks.refused(tmp_path, text))
-    assert found[0] == "E_EXTENDS_CYCLE 1:35 services extend each other in a circle: a -> b -> a"
+    assert (
+        found[0]
+        == "E_EXTENDS_CYCLE 1:35 services extend each other in a cycle (circular reference): a -> b -> a"
+    )
     other = "services: {b: {image: x, extends: {file: compose.yaml, service: a}}}"
     text = "services: {a: {image: x, extends: {file: other.yaml, service: b}}}"
     error = stacks.refused(tmp_path, text, texts={"other.yaml": other})
@@ -99,5 +102,5 @@ def test_an_empty_file_has_nothing_to_extend(tmp_path: pathlib.Path) -> None:
     text = "services: {web: {extends: {file: base.yaml, service: b}}}"
     error = stacks.refused(tmp_path, text, texts={"base.yaml": "# nothing"})
     assert stacks.faults(error) == [
-        "E_REFERENCE 1:54 services.web.extends: base.yaml has no service 'b'"
+        "E_REFERENCE 1:54 services.web.extends: service 'b' not found in base.yaml"
     ]

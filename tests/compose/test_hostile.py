@@ -149,7 +149,7 @@ HOSTILE: dict[str, tuple[Callable[[], Files], str]] = {
         "100 levels",
     ),
     "a circle of includes": (
-        lambda: {"compose.yaml": "include: [b.yaml]\n" + SERVICE, "b.yaml": "include: [compose.yaml]\n"}, "circle",
+        lambda: {"compose.yaml": "include: [b.yaml]\n" + SERVICE, "b.yaml": "include: [compose.yaml]\n"}, "cycle",
     ),
     "files of 32 MiB together": (
         lambda: {"compose.yaml": service("env_file: [" + many(9, "e@", ", ") + "]"),

@@ -60,13 +60,13 @@ def test_the_same_twice_is_no_conflict(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "fault"),
     [
-        ("nope.yaml", "E_FILE 1:11 cannot read nope.yaml: No such file or directory"),
-        ("compose.yaml", "E_INCLUDE_CYCLE 1:11 files include each other in a circle: "
+        ("nope.yaml", "E_FILE 1:11 cannot read nope.yaml: not found (no such file or directory)"),
+        ("compose.yaml", "E_INCLUDE_CYCLE 1:11 include cycle: "
          "compose.yaml -> compose.yaml"),
-        ("1", "E_TYPE 1:11 include[0] must be text or a mapping, not a number"),
-        ("{path: [one.yaml, 2]}", "E_TYPE 1:29 include[0].path[1] must be text, not a number"),
+        ("1", "E_TYPE 1:11 include[0] must be a string or a mapping, not a number"),
+        ("{path: [one.yaml, 2]}", "E_TYPE 1:29 include[0].path[1] must be a string, not a number"),
         ("{path: one.yaml, env_file: nope}",
-         "E_FILE 1:38 cannot read nope: No such file or directory"),
+         "E_FILE 1:38 cannot read nope: not found (no such file or directory)"),
         ("oci://x/y", "E_FILE_REMOTE 1:11 include: oci://x/y is not on this machine; "
          "files from elsewhere are not fetched"),
     ],
@@ -109,8 +109,8 @@ def test_what_the_including_file_resets_is_the_included_one(tmp_path: pathlib.Pa
 def test_a_missing_file_and_a_missing_env_file_are_told_together(tmp_path: pathlib.Path) -> None:
     text = "include:\n  - path: no.yaml\n    env_file: no.env\nservices: {web: {image: x}}\n"
     assert stacks.faults(stacks.refused(tmp_path, text)) == [
-        "E_FILE 2:11 cannot read no.yaml: No such file or directory",
-        "E_FILE 3:15 cannot read no.env: No such file or directory",
+        "E_FILE 2:11 cannot read no.yaml: not found (no such file or directory)",
+        "E_FILE 3:15 cannot read no.env: not found (no such file or directory)",
     ]
 
 
@@ -118,7 +118,7 @@ def test_a_circle_through_other_files_is_refused(tmp_path: pathlib.Path) -> None
     texts = {"one.yaml": "include: [two.yaml]", "two.yaml": "include: [one.yaml]"}
     error = stacks.refused(tmp_path, MAIN.format("one.yaml"), texts=texts)
     assert stacks.faults(error) == [
-        "E_INCLUDE_CYCLE 1:11 files include each other in a circle: one.yaml -> two.yaml -> one.yaml"
+        "E_INCLUDE_CYCLE 1:11 include cycle: one.yaml -> two.yaml -> one.yaml"
     ]
 
 

@@ -340,7 +340,7 @@ def test_a_missing_file_is_an_error_unless_it_may_be_missing(tmp_path: pathlib.P
     assert environment(tmp_path, "    env_file: [{path: no.env, required: false}]\n") == {}
     error = stacks.refused(tmp_path, "services: {web: {image: a, env_file: no.env}}")
     assert stacks.faults(error) == [
-        "E_FILE 1:38 services.web.env_file: cannot read no.env: No such file or directory"
+        "E_FILE 1:38 services.web.env_file: cannot read no.env: not found (no such file or directory)"
     ]
 
 
@@ -468,29 +468,29 @@ def test_no_message_holds_the_value_of_a_variable(tmp_path: pathlib.Path) -> Non
 
 
 FAULTS = {
-    "services: {web: {image: a}}\nservcies: {}\n": "E_UNKNOWN_KEY 2:1 the top level has the unknown key 'servcies'",
-    "services: {web: {image: a}}\ninclude: [x.yaml]\n": "E_FILE 2:11 cannot read x.yaml: No such file or directory",
+    "services: {web: {image: a}}\nservcies: {}\n": "E_UNKNOWN_KEY 2:1 the top level has the unknown key 'servcies', which is not allowed",
+    "services: {web: {image: a}}\ninclude: [x.yaml]\n": "E_FILE 2:11 cannot read x.yaml: not found (no such file or directory)",
     "services: {web: {image: a, x-incus: {}}}\n": "E_UNSUPPORTED 1:28 services.web.x-incus is not supported yet",
-    "x-ic: {helthd: false}\nservices: {web: {image: a}}\n": "E_UNKNOWN_KEY 1:8 x-ic has the unknown key 'helthd'",
+    "x-ic: {helthd: false}\nservices: {web: {image: a}}\n": "E_UNKNOWN_KEY 1:8 x-ic has the unknown key 'helthd', which is not allowed",
     "services: {web: {image: a}}\nnetworks: {n: {x-ic: {}}}\n": "E_UNSUPPORTED 2:16 networks.n.x-ic is not supported yet",
     "services: {web: {image: a}}\nnetworks: {n: {x-incus-compose: {}}}\n":
         "E_UNSUPPORTED 2:16 networks.n.x-incus-compose is not supported yet",
     "services: {web: {build: .}}\n": "E_UNSUPPORTED 1:18 services.web.build is not supported yet",
     "services: {web: {image: a, x-ic: {on_unhealthy: reboot}}}\n":
         "E_VALUE 1:49 services.web.x-ic.on_unhealthy must be one of restart, stop, kill, none, not 'reboot'",
-    "services: []\n": "E_TYPE 1:11 services must be a mapping, not a list",
-    "services: {web: x}\n": "E_TYPE 1:17 services.web must be a mapping, not text",
-    "services: {web: {image: 5}}\n": "E_TYPE 1:25 services.web.image must be text, not a number",
+    "services: []\n": "E_TYPE 1:11 services must be a mapping, not an array",
+    "services: {web: x}\n": "E_TYPE 1:17 services.web must be a mapping, not a string",
+    "services: {web: {image: 5}}\n": "E_TYPE 1:25 services.web.image must be a string, not a number",
     "services: {'a b': {image: x}}\n":
         "E_NAME 1:12 services has the name 'a b': letters, digits, '.', '_' and '-' are allowed",
-    "[]\n": "E_TYPE 1:1 the top level must be a mapping, not a list",
+    "[]\n": "E_TYPE 1:1 the top-level object must be a mapping, not an array",
     "": "E_YAML 1:1 the compose file is empty",
     "services: {a: {image: x}}\nnetworks: {n: {driver: macvlan}}\n":
         "E_UNSUPPORTED 2:24 networks.n.driver: 'macvlan' is not supported yet",
     "services: {a: {image: x}}\nvolumes: {v: {driver: nfs}}\n":
         "E_UNSUPPORTED 2:23 volumes.v.driver: 'nfs' is not supported yet",
     "services: {a: {image: x}}\nvolumes: {v: {external: true, driver: local}}\n":
-        "E_MODEL_CONFLICT 2:31 volumes.v: driver cannot be given for what is external (external stands at compose.yaml:2:15)",
+        "E_MODEL_CONFLICT 2:31 volumes.v: driver and external conflict (external stands at compose.yaml:2:15)",
     "services: {a: {image: x}}\nnetworks: {n: {ipam: {config: [{subnet: 10.0.0.1/24}]}}}\n":
         "E_VALUE 2:41 networks.n.ipam: '10.0.0.1/24' is not a subnet: it begins at 10.0.0.0/24",
     "services: {a: {image: x}}\nnetworks: {n: {ipam: {config: [{subnet: 10.0.0.0/24, gateway: 10.1.0.1}]}}}\n":

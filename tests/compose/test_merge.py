@@ -115,8 +115,8 @@ def test_a_service_that_a_later_file_resets_is_gone() -> None:
 @pytest.mark.parametrize(
     ("base", "over", "words"),
     [
-        ("ports: ['80']", "ports: x", "services.w.ports is text here and a list at f:3:12"),
-        ("x-a: {b: 1}", "x-a: [2]", "services.w.x-a is a list here and a mapping at f:3:10"),
+        ("ports: ['80']", "ports: x", "services.w.ports is a string here and an array at f:3:12"),
+        ("x-a: {b: 1}", "x-a: [2]", "services.w.x-a is an array here and a mapping at f:3:10"),
     ],
 )
 def test_shapes_that_do_not_fit_are_told_with_both_places(base: str, over: str, words: str) -> None:

@@ -35,7 +35,7 @@ def test_a_text_that_does_not_fit_is_told_once_and_not_checked_again() -> None:
     root = stages.cast(of_service("scale: many, tty: 'on'"), report)
     stages.check(root, report)
     assert [(one.code, str(one)) for one in report.diagnostics] == [
-        ("E_TYPE", "f:1:23: services.w.scale must be a whole number, not 'many'"),
+        ("E_TYPE", "f:1:23: services.w.scale must be an integer, not 'many'"),
         ("W_BOOLEAN", "f:1:34: services.w.tty: 'on' is read as true; write true"),
     ]
 

@@ -47,11 +47,11 @@ def test_every_place_is_read_and_kept_from_running(tmp_path: pathlib.Path) -> No
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("x-incus: [a]", "E_TYPE 2:10 x-incus must be a mapping, not a list"),
-        ("x-incus: {a: {b: c}}", "E_TYPE 2:14 x-incus.a must be a number, true or false or text, not a mapping"),
+        ("x-incus: [a]", "E_TYPE 2:10 x-incus must be a mapping, not an array"),
+        ("x-incus: {a: {b: c}}", "E_TYPE 2:14 x-incus.a must be a number, a boolean or a string, not a mapping"),
         ("x-incus-compose: {healthd: {scope: here}}", "E_VALUE 2:36 x-incus-compose.healthd.scope must be one of global, project, not 'here'"),
         ("x-incus-compose: {healthd: {workers: 0}}", "E_VALUE 2:38 x-incus-compose.healthd.workers must be greater than or equal to 1, not 0"),
-        ("networks: {n: {x-incus-compose: {uplink: [a]}}}", "E_TYPE 2:42 networks.n.x-incus-compose.uplink must be text, not a list"),
+        ("networks: {n: {x-incus-compose: {uplink: [a]}}}", "E_TYPE 2:42 networks.n.x-incus-compose.uplink must be a string, not an array"),
     ],
 )  # fmt: skip
 def test_faults(tmp_path: pathlib.Path, text: str, fault: str) -> None:
@@ -62,7 +62,10 @@ def test_faults(tmp_path: pathlib.Path, text: str, fault: str) -> None:
 def test_a_device_has_a_type(tmp_path: pathlib.Path) -> None:
     text = "services: {w: {image: a, x-incus-compose: {devices: {d: {path: /x}}}}}"
     (fault,) = stacks.faults(stacks.refused(tmp_path, text, for_running=False))
-    assert fault == "E_MISSING 1:57 services.w.x-incus-compose.devices.d has no type"
+    assert (
+        fault
+        == "E_MISSING 1:57 services.w.x-incus-compose.devices.d: the required property 'type' is missing"
+    )
 
 
 def test_a_key_that_is_not_known_is_said_and_let_pass(tmp_path: pathlib.Path) -> None:

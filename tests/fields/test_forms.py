@@ -44,7 +44,10 @@ def test_an_old_name_that_differs_is_an_error_at_both_places() -> None:
     forms.external(stacks.node("{name: x, external: {name: y}}"), "networks.n", report)
     assert [(str(one), one.hint) for one in report.diagnostics] == [
         ("f:1:21: networks.n.external.name is deprecated; use name", ""),
-        ("f:1:28: networks.n: name and external.name differ", "use name; it stands at f:1:8"),
+        (
+            "f:1:28: networks.n: name and external.name conflict: they differ",
+            "use name; it stands at f:1:8",
+        ),
     ]
 
 

@@ -20,10 +20,10 @@ def test_replicas(body: str, count: int) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("scale: x", "E_TYPE 8 w.scale must be a whole number, not 'x'"),
+        ("scale: x", "E_TYPE 8 w.scale must be an integer, not 'x'"),
         ("deploy: 3", "E_TYPE 9 w.deploy must be a mapping, not a number"),
-        ("deploy: {replica: 1}", "E_UNKNOWN_KEY 10 w.deploy has the unknown key 'replica' (did you mean 'replicas'?)"),
-        ("container_name: x", "E_VALUE 17 w.container_name: 'x' needs a letter or digit and at least two characters"),
+        ("deploy: {replica: 1}", "E_UNKNOWN_KEY 10 w.deploy has the unknown key 'replica', which is not allowed (did you mean 'replicas'?)"),
+        ("container_name: x", "E_VALUE 17 w.container_name: 'x' does not match [a-zA-Z0-9][a-zA-Z0-9_.-]+: it needs a letter or digit and at least two characters"),
     ],
 )  # fmt: skip
 def test_faults(body: str, message: str) -> None:

@@ -98,17 +98,20 @@ def test_variables_without_a_value_are_told_apart_from_empty_ones() -> None:
     [
         (
             "command: [1]",
-            'E_TYPE 11 w.command[0] must be text, not a number (put it in quotes: "1")',
+            'E_TYPE 11 w.command[0] must be a string, not a number (put it in quotes: "1")',
         ),
-        ("command: {a: b}", "E_TYPE 10 w.command must be a list or text, not a mapping"),
-        ('command: "\'x"', 'E_VALUE 10 w.command: the command line has a stray or unclosed "\'"'),
+        ("command: {a: b}", "E_TYPE 10 w.command must be an array or a string, not a mapping"),
+        ('command: "\'x"', 'E_VALUE 10 w.command: invalid command line: a stray or unclosed "\'"'),
         (
             "environment: ['A =1']",
-            "E_VALUE 15 w.environment[0]: 'A ' is not the name of a variable: it ends in a space",
+            "E_VALUE 15 w.environment[0]: 'A ' is not the name of an environment variable: it has a trailing space",
         ),
         ("environment: {'': 1}", "E_NAME 15 w.environment has an empty name"),
-        ("env_file: [{required: true}]", "E_MISSING 12 w.env_file[0] has no path (add path:)"),
-        ("user: 1000", 'E_TYPE 7 w.user must be text, not a number (put it in quotes: "1000")'),
+        (
+            "env_file: [{required: true}]",
+            "E_MISSING 12 w.env_file[0]: the required property 'path' is missing (add path:)",
+        ),
+        ("user: 1000", 'E_TYPE 7 w.user must be a string, not a number (put it in quotes: "1000")'),
     ],
 )
 def test_faults(body: str, message: str) -> None:

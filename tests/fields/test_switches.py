@@ -33,9 +33,9 @@ def test_without_a_word_the_policy_decides(body: str) -> None:
     ("body", "message"),
     [
         ("x-ic: 1", "E_TYPE 7 w.x-ic must be a mapping, not a number"),
-        ("x-ic: {on_unhealty: stop}", "E_UNKNOWN_KEY 8 w.x-ic has the unknown key 'on_unhealty' (did you mean 'on_unhealthy'?)"),
+        ("x-ic: {on_unhealty: stop}", "E_UNKNOWN_KEY 8 w.x-ic has the unknown key 'on_unhealty', which is not allowed (did you mean 'on_unhealthy'?)"),
         ("x-ic: {on_unhealthy: stp}", "E_VALUE 22 w.x-ic.on_unhealthy must be one of restart, stop, kill, none, not 'stp' (did you mean 'stop'?)"),
-        ("x-ic: {on_unhealthy: 1}", 'E_TYPE 22 w.x-ic.on_unhealthy must be text, not a number (put it in quotes: "1")'),
+        ("x-ic: {on_unhealthy: 1}", 'E_TYPE 22 w.x-ic.on_unhealthy must be a string, not a number (put it in quotes: "1")'),
     ],
 )  # fmt: skip
 def test_faults_of_a_service(body: str, message: str) -> None:
@@ -60,10 +60,10 @@ def test_switches_of_the_stack(body: str, found: switches.StackSwitches) -> None
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("x-ic: []", "E_TYPE 7 x-ic must be a mapping, not a list"),
-        ("x-ic: {healthd: 1}", 'E_TYPE 17 x-ic.healthd must be a mapping or true or false, not a number'),
-        ("x-ic: {healthd: {img: p}}", "E_UNKNOWN_KEY 18 x-ic.healthd has the unknown key 'img'"),
-        ("x-ic: {healthd: {image: 1}}", 'E_TYPE 25 x-ic.healthd.image must be text, not a number (put it in quotes: "1")'),
+        ("x-ic: []", "E_TYPE 7 x-ic must be a mapping, not an array"),
+        ("x-ic: {healthd: 1}", 'E_TYPE 17 x-ic.healthd must be a mapping or a boolean, not a number'),
+        ("x-ic: {healthd: {img: p}}", "E_UNKNOWN_KEY 18 x-ic.healthd has the unknown key 'img', which is not allowed"),
+        ("x-ic: {healthd: {image: 1}}", 'E_TYPE 25 x-ic.healthd.image must be a string, not a number (put it in quotes: "1")'),
         ("x-ic: {isolation: strikt}", "E_VALUE 19 x-ic.isolation must be one of default, strict, not 'strikt' (did you mean 'strict'?)"),
     ],
 )  # fmt: skip

@@ -63,11 +63,11 @@ def test_what_is_no_whole_number(written: str) -> None:
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("5", 'E_TYPE 4 k must be text, not a number (put it in quotes: "5")'),
-        ("true", 'E_TYPE 4 k must be text, not a boolean (put it in quotes: "true")'),
-        ("null", "E_TYPE 4 k must be text, not nothing"),
-        ("[]", "E_TYPE 4 k must be text, not a list"),
-        ("{}", "E_TYPE 4 k must be text, not a mapping"),
+        ("5", 'E_TYPE 4 k must be a string, not a number (put it in quotes: "5")'),
+        ("true", 'E_TYPE 4 k must be a string, not a boolean (put it in quotes: "true")'),
+        ("null", "E_TYPE 4 k must be a string, not null"),
+        ("[]", "E_TYPE 4 k must be a string, not an array"),
+        ("{}", "E_TYPE 4 k must be a string, not a mapping"),
     ],
 )
 def test_what_is_no_text_is_told_how_to_become_one(written: str, message: str) -> None:
@@ -101,12 +101,12 @@ def test_pairs_as_a_mapping_and_as_a_list(written: str, result: dict[str, str | 
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("x", "E_TYPE 4 k must be a mapping or a list, not text"),
+        ("x", "E_TYPE 4 k must be a mapping or an array, not a string"),
         (
             "[1]",
-            'E_TYPE 5 k[0] must be text of the form NAME=VALUE, not a number (put it in quotes: "1")',
+            'E_TYPE 5 k[0] must be a string of the form NAME=VALUE, not a number (put it in quotes: "1")',
         ),
-        ("{a: [1]}", "E_TYPE 8 k.a must be text, a number or a boolean, not a list"),
+        ("{a: [1]}", "E_TYPE 8 k.a must be a string, a number or a boolean, not an array"),
         ("{'': 1}", "E_VALUE 5 k has an empty name"),
         ('["a\\n=1"]', "E_VALUE_CTRL 5 k[0]: the name 'a\\n' holds the control character U+000A"),
     ],
