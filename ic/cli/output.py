@@ -250,12 +250,12 @@ def _source(position: errors.Position | None, lines_of: dict[str, dict[int, str]
     first = max(column - _EXCERPT // 2, 0) if len(shown) > _EXCERPT else 0
     label = f"{position.line:>5} | "
     caret = " " * (len(label) - 2) + "| " + " " * (column - first) + "^"
-    excerpt = label + shown[first : first + _EXCERPT]
+    excerpt = label + clean(shown[first : first + _EXCERPT]).replace("\t", " ")
     return [excerpt, caret] if column <= len(shown) else [excerpt]
 
 
 def _lines_of(positions: list[errors.Position]) -> dict[str, dict[int, str]]:
-    """By file, the lines that positions name as they are shown, and no others: a file may have millions."""
+    """By file, the lines that positions name without secrets, and no others: a file may have millions."""
     wanted: dict[str, set[int]] = {}
     for one in positions:
         wanted.setdefault(one.file, set()).add(one.line)
@@ -270,13 +270,13 @@ def _lines(path: str, numbers: set[int]) -> dict[int, str]:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             upto = enumerate(itertools.islice(file, max(numbers)), 1)
-            return {number: _shown(line) for number, line in upto if number in numbers}
+            return {
+                number: _without_secret(line.rstrip("\n"))
+                for number, line in upto
+                if number in numbers
+            }
     except OSError:
         return {}
-
-
-def _shown(line: str) -> str:
-    return clean(_without_secret(line.rstrip("\n"))).replace("\t", " ")
 
 
 def _without_secret(line: str) -> str:

@@ -1,6 +1,6 @@
-"""Whether a text has more values than any file may hold, told without reading it as YAML.
+"""How many values a text surely has, told without reading it as YAML.
 
-Pure: the bytes of a file and a limit in; true out only for what surely has more. What this cannot tell is
+Pure: the bytes of a file and a limit in; out comes a number that is never too high. What this cannot tell is
 counted by whoever reads the text. It exists so that refusing a hostile file costs a fraction of reading it,
 in time and in memory: what it looks for are lines that are entries, and commas of flow collections, after
 block scalars, quoted texts and comments are taken out. Wherever those may be out of step it looks no
@@ -15,44 +15,79 @@ import re
 
 # What ends a line in YAML and is no newline: texts that have it are not looked at.
 _OTHER_ENDS = (b"\r", b"\xc2\x85", b"\xe2\x80\xa8", b"\xe2\x80\xa9")
-_BLOCK_SCALAR = rb"(?<![^\s:-])[|>][-+0-9]{0,2}[ \t]*(?:#[^\n]*)?\n"
+# What a pattern begins with stands before what must precede it: it is looked for first, and quickly.
+_BLOCK_SCALAR = rb"[|>](?<![^\s:-].)[-+0-9]{0,2}[ \t]*(?:#[^\n]*)?\n"
 _QUOTED_OR_COMMENT = (
-    rb"(?<![^\s\[{,:])(?:\"[^\"\\]*(?:\\[\s\S][^\"\\]*){0,2000}\"|'[^']*(?:''[^']*){0,2000}')(?=[\s,\]}:]|\Z)"
-    rb"|(?<!\S)#[^\n]*"
+    rb"\"(?<![^\s\[{,:].)[^\"\\]*(?:\\[\s\S][^\"\\]*){0,2000}\"(?=[\s,\]}:]|\Z)"
+    rb"|'(?<![^\s\[{,:].)[^']*(?:''[^']*){0,2000}'(?=[\s,\]}:]|\Z)"
+    rb"|#(?<!\S.)[^\n]*"
 )
 _NO_PAIR = rb"[^\s\[{,:]\0|\0(?![\s,\]}:]|\Z)"
-_LEFT_OVER = rb"(?<![^\s\[{,:])[\"'#]"
+_LEFT_OVER = rb"[\"'#](?<![^\s\[{,:].)"
 _KEY = rb"[^\s\[\]{},#&*!|>%@`?:-][^\n:]*"
 _ENTRY = rb"(?m)^(?:---(?: |$)| *(?:- |-$|\? |" + _KEY + rb":(?:[ \t]|$)))"
 # A dash that is deeper than a line of text before it may go on with that text.
 _DEEPER_DASH = rb"(?m)^( *)[^ \n][^\n]*[^\s:?-] *\n(?: *\n)*\1 +- "
 _FLOW = rb"(?m)^ *((?:- +)*(?:" + _KEY + rb": +)?)(?:[&!][^\s,\[\]{}]* +)*([\[{])[^\n]*"
+# A line that is an entry and complete by itself, whatever stands around it.
+_TEXTS = rb"\"[^\"\\\n]*\"|'[^'\n]*'|[A-Za-z0-9_./$~][^\s:#,\[\]{}'\"]*"
+_LINE = (
+    rb"(?m)^ *(?:(?:- +)*(?:" + _TEXTS + rb"):(?: +(?:" + _TEXTS + rb"))?"
+    rb"|(?:- +)+(?:" + _TEXTS + rb")) *$()"
+)
 _SYMBOLS = b"[]{},"
 _REST = bytes(one for one in range(256) if one not in _SYMBOLS)
 _DEPTHS = {one: {ord("["): 1, ord("{"): 1, ord(","): 0}.get(one, -1) for one in _SYMBOLS}
 _MOST_SCALARS = 20_000
 _BATCH = 20_000
+_CHUNK = 2**17
 _MOST_WALKS = 8  # through flow collections of several lines
 
 
 def is_beyond(content: bytes, limit: int) -> bool:
     """Whether a text has more than `limit` values for sure."""
-    if content.count(b"\n") + content.count(b",") <= limit:
-        return False
+    return most(content) > limit and at_least(content, limit) > limit
+
+
+def most(content: bytes) -> int:
+    """About how many values a text may have, whatever it is; at once."""
+    return content.count(b"\n") + content.count(b",")
+
+
+def at_least(content: bytes, limit: int) -> int:
+    """How many values a text has for sure; beyond `limit` it counts no further."""
     if b"\r" in content:
         content = content.replace(b"\r\n", b"\n")
     if any(one in content for one in _OTHER_ENDS):
-        return False
+        return 0
+    lines = _of_lines(content, limit)
+    if lines:
+        return lines
     bare = _without_quoted(_without_block_scalars(content), limit)
     bare, commas = _without_flows(bare, limit)
     if commas > limit:
-        return True
-    entries = re.finditer(_ENTRY, bare)
-    last = next(itertools.islice(entries, limit - commas, None), None)
-    if last is None:
-        return False
-    bare = bare[: last.end()]
-    return not (b" - " in bare and re.search(_DEEPER_DASH, bare))
+        return commas
+    found = [one.end() for one in itertools.islice(re.finditer(_ENTRY, bare), limit - commas + 1)]
+    if not found or (b" - " in bare and re.search(_DEEPER_DASH, bare[: found[-1]])):
+        return commas
+    return commas + len(found)
+
+
+def _of_lines(content: bytes, limit: int) -> int:
+    """How many lines are entries, where all looked at are; 0 where the text has to be taken apart."""
+    count = at = 0
+    lines = re.compile(_LINE)
+    while count <= limit and at < len(content):
+        end = content.rfind(b"\n", at, at + _CHUNK) + 1 or len(content)
+        chunk = content[at:end]
+        found = len(lines.findall(chunk))
+        if found != chunk.count(b"\n") + (not chunk.endswith(b"\n")):
+            return 0
+        if b" - " in chunk and re.search(_DEEPER_DASH, content[max(at - _CHUNK, 0) : end]):
+            return 0
+        count += found
+        at = end
+    return count
 
 
 def _without_block_scalars(content: bytes) -> bytes:

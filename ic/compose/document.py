@@ -55,6 +55,11 @@ def _parser() -> Any:
             scanner.Scanner.__init__(self)
             parser.Parser.__init__(self)
 
+        def scan_flow_scalar_non_spaces(self, double: bool, start_mark: Any) -> list[str]:  # noqa: FBT001
+            plain: Any = super()
+            run = self.quoted_run(double=double)
+            return [run, *plain.scan_flow_scalar_non_spaces(double, start_mark)]
+
     return Events
 
 

@@ -92,14 +92,17 @@ def apply(
     given = document.child("include")
     if given is None or given.mark == "reset":
         return document
+    made: dict[str, tree.Node] = {}  # by kind; ours alone until all is in it
     for entry in entries(document, report):
         loaded = load(entry)
         if loaded is not None:
-            document = _with(document, loaded, report)
+            document = _with(document, loaded, made, report)
     return graft.without(document, "include")
 
 
-def _with(document: tree.Node, loaded: tree.Node, report: tree.Report) -> tree.Node:
+def _with(
+    document: tree.Node, loaded: tree.Node, made: dict[str, tree.Node], report: tree.Report
+) -> tree.Node:
     for kind in KINDS:
         given = loaded.child(kind)
         if given is None or not isinstance(given.data, dict):
@@ -110,7 +113,13 @@ def _with(document: tree.Node, loaded: tree.Node, report: tree.Report) -> tree.N
             continue
         if not isinstance(here.data, dict):
             continue  # told when the document is checked
-        data, keys = dict(here.data), dict(here.keys or {})
+        if here is not made.get(kind):
+            here = tree.Node(dict(here.data), here.position, dict(here.keys or {}), here.mark)
+            made[kind] = here
+            document = graft.with_child(document, kind, here)
+        data, keys = here.data, here.keys
+        assert isinstance(data, dict)
+        assert keys is not None
         for name, value in given.data.items():
             if name not in data or data[name].mark == "reset":
                 mark = "override" if name in data else value.mark
@@ -123,5 +132,4 @@ def _with(document: tree.Node, loaded: tree.Node, report: tree.Report) -> tree.N
                     here.key_position(name),
                     "change an included resource in an override file beside it: path: [FILE, OVERRIDE]",
                 )
-        document = graft.with_child(document, kind, tree.Node(data, here.position, keys, here.mark))
     return document

@@ -80,6 +80,7 @@ def _load(
             code="E_NO_FILE",
         )
     loading = _Loading(options, found, disk, report)
+    loading.foresee({path: found.files.count(path) for path in dict.fromkeys(found.files)})
     documents = [one for path in found.files for one in loading.documents(path)]
     _stop_if_failed(report)
     name = _name(options, found, documents, report)
@@ -260,14 +261,43 @@ class _Loading:
                 )
         return found
 
+    def foresee(self, times: Mapping[str, int]) -> None:
+        """Refuse files that together hold too many values before the first of them is parsed.
+
+        `times` says how often each is going to be read. What cannot be read is told later, in its place.
+        """
+        if sum(times.values()) < 2:  # a file's own limit is lower
+            return
+        room = self.report.readable
+        contents = [(path, count, self._content(path)) for path, count in times.items()]
+        if sum(len(content) * count for _, count, content in contents) <= room:
+            return
+        from ic.compose import census
+
+        if sum(census.most(content) * count for _, count, content in contents) <= room:
+            return
+        held = 0
+        for path, count, content in contents:
+            held += count * census.at_least(content, (room - held) // count)
+            if held > room:
+                self.report.read(held, errors.Position(self.disk.shown(path), 1, 1))
+
+    def _content(self, path: str) -> bytes:
+        if path in self.parsed:
+            return b""
+        try:
+            return self.disk.read(path)
+        except errors.UsageError:
+            return b""
+
     def tree_of(self, paths_: tuple[str, ...], scope: Scope) -> tree.Node:
         """Files laid on each other, complete but for what only a whole stack has. Raises UsageError."""
         self.scopes.append(scope)
         root: tree.Node | None = None
+        self._foresee_laying([one for path in paths_ for one in self.documents(path)])
         for path in paths_:
             inner = msgspec.structs.replace(scope, chain=(*scope.chain, path))
             for one in self.documents(path):
-                self.report.read(graft.size(one, self.sizes), one.position)
                 root = self._laid_on(root, one, path, inner)
         if root is None:
             return tree.Node({}, errors.Position(self.disk.shown(paths_[0]), 1, 1), {})
@@ -277,6 +307,22 @@ class _Loading:
             root = paths.resolve(root, scope.root, self.home, self.report)
         return environment.resolve(root, scope.env) if self.options.interpolate else root
 
+    def _foresee_laying(self, documents: list[tree.Node]) -> None:
+        """Count what documents hold; refuse those that lay too much on each other before any is."""
+        held: dict[tuple[str, str], int] = {}
+        count = 0
+        for one in documents:
+            self.report.read(graft.size(one, self.sizes), one.position)
+            if len(documents) == 1 or not isinstance(one.data, dict):
+                continue
+            for kind, part in one.data.items():
+                entries = part.data.items() if isinstance(part.data, dict) else [("", part)]
+                for name, entry in entries:
+                    below = held.get((kind, name), 0)
+                    count += below
+                    held[kind, name] = below + graft.size(entry, self.sizes)
+            self.report.has_ground(count, one.position)
+
     def _laid_on(
         self, root: tree.Node | None, one: tree.Node, path: str, scope: Scope
     ) -> tree.Node:
@@ -285,10 +331,14 @@ class _Loading:
         source = extends.Source(path, self.disk.shown(path), one.child("services"))
         if root is not None:
             root = merge.unmarked(root, one)  # as extends carries some of the marks out
+        self._foresee_extends(source, scope)
         one = extends.apply(
             one, source, lambda node: self._source(node, scope), self._extended, report
         )
+        self._foresee_includes(one, scope)
         one = include.apply(one, lambda entry: self._included(entry, scope), report)
+        if root is not None:
+            report.lay(graft.size(graft.part(root, one), {}), one.position)
         root = merge.merge(root, one, report)
         # What this document does not speak of went through all of it with an earlier one.
         touched = graft.part(root, one)
@@ -306,6 +356,17 @@ class _Loading:
 
     # --- extends ---
 
+    def _foresee_extends(self, source: extends.Source, scope: Scope) -> None:
+        """Refuse services that extend files which hold too much, before the first of these is parsed."""
+        services = source.services.data if source.services is not None else None
+        named = (
+            [one.child("extends") for one in services.values()]
+            if isinstance(services, dict)
+            else []
+        )
+        paths_ = {self._near(one.child("file"), scope) for one in named if one is not None}
+        self.foresee(dict.fromkeys(paths_ - {"", source.file}, 1))
+
     def _extended(self, base: tree.Node, service: tree.Node, where: str) -> tree.Node:
         return merge.extend(base, service, where, self.report)
 
@@ -322,7 +383,10 @@ class _Loading:
             return None
         root: tree.Node | None = None
         drops: list[tuple[str, ...]] = []
+        self._foresee_laying(documents)
         for one in documents:
+            if root is not None:
+                self.report.lay(graft.size(root, {}), one.position)
             drops = graft.marked(one.child("services") or one)
             root = merge.unique(merge.merge(root, self._prepared(one, scope), self.report))
             root = merge.unique(stages.long(root, self.report))
@@ -357,6 +421,35 @@ class _Loading:
             return None
 
     # --- include ---
+
+    def _foresee_includes(self, document: tree.Node, scope: Scope) -> None:
+        """Refuse a document whose `include` names files that hold too much, before the first is parsed."""
+        given = document.child("include")
+        if given is None or given.mark == "reset":
+            return
+        # Told again with the entries themselves; a file is laid on others once for each of its directories.
+        named = {
+            (
+                tuple(self._near(node, scope) for node in entry.paths),
+                self._near(entry.directory, scope),
+            )
+            for entry in include.entries(document, tree.Report())
+        }
+        times: dict[str, int] = {}
+        for paths_, _ in named:
+            for path in paths_:
+                if path and path not in scope.chain:
+                    times[path] = times.get(path, 0) + 1
+        self.foresee(times)
+
+    @staticmethod
+    def _near(node: tree.Node | None, scope: Scope) -> str:
+        """The path that a node names; empty where there is none that can be read."""
+        if node is None or not isinstance(node.data, str) or not node.data:
+            return ""
+        if files.is_remote(node.data):
+            return ""
+        return os.path.normpath(os.path.join(scope.directory, node.data))
 
     def _included(self, entry: include.Entry, scope: Scope) -> tree.Node | None:
         paths_: list[str] = []

@@ -7,11 +7,17 @@ stand between tokens, but not before a key or an entry of a block, and not in an
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 _ENDS = "\0\r\n\x85\u2028\u2029"
 _BLANKS = " \t\r\n\x85\u2028\u2029"
 _BOUNDS = _BLANKS + "\0"
+# Where a word without quotes ends, and the part of a quoted text that is taken as it is.
+_WORD_ENDS = re.compile(rf"[{_BOUNDS}]|:(?=[{_BOUNDS}])")
+_FLOW_WORD_ENDS = re.compile(rf"[{_BOUNDS},?\[\]{{}}]|:(?=[{_BOUNDS}])")
+_DOUBLE_ENDS = re.compile(rf"[{_ENDS}\"\\]")
+_SINGLE_ENDS = re.compile(rf"[{_ENDS}']")
 
 
 class Blanks:
@@ -25,6 +31,9 @@ class Blanks:
     get_mark: Any
     scan_line_break: Any
     allow_simple_key: bool
+    buffer: str
+    pointer: int
+    index: int
     flow_level: int
     indent: int
     column: int
@@ -68,8 +77,7 @@ class Blanks:
         while not self._is_over():
             length = self._word_length()
             if length:
-                parts += (gap, self.prefix(length))
-                self.forward(length)
+                parts += (gap, self._taken(length))
                 end = self.get_mark()
                 gap, has_break = "", False
             if self.peek() not in _BLANKS:
@@ -88,14 +96,28 @@ class Blanks:
         return is_marker and self.peek(3) in _BOUNDS
 
     def _word_length(self) -> int:
-        length = 0
-        while True:
-            ch = self.peek(length)
-            if ch in _BOUNDS or (self.flow_level and ch in ",?[]{}"):
-                return length
-            if ch == ":" and self.peek(length + 1) in _BOUNDS:
-                return length
-            length += 1
+        ends = _FLOW_WORD_ENDS if self.flow_level else _WORD_ENDS
+        found = ends.search(self.buffer, self.pointer)
+        return (found.start() if found else len(self.buffer)) - self.pointer
+
+    def _taken(self, length: int) -> str:
+        """The next characters, of which none ends a line; moves behind them."""
+        end = self.pointer + length
+        text = self.buffer[self.pointer : end]
+        self.pointer = end
+        self.index += length
+        self.column += length - text.count("\ufeff")
+        return text
+
+    def quoted_run(self, *, double: bool) -> str:
+        """What of a quoted text stands here up to the line's end, a quote or an escape."""
+        ends = _DOUBLE_ENDS if double else _SINGLE_ENDS
+        found = ends.search(self.buffer, self.pointer)
+        end = found.start() if found else len(self.buffer)
+        run = self.buffer[self.pointer : end]
+        if found and found[0] in _ENDS:
+            run = run.rstrip(" \t")
+        return self._taken(len(run))
 
     def _gap(self, start: Any) -> tuple[str, bool]:
         """What stands between two words once lines are folded, and whether a line ends there."""

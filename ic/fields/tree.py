@@ -63,6 +63,7 @@ MOST_ERRORS = 1_000  # that are told; who has more has seen enough
 MOST_MADE = 200_000  # values that ranges, env files and extends may bring beside those written
 MOST_TEXT = 16 * 2**20  # characters that variables and env files may bring
 MOST_READ = 200_000  # values of all files, each counted as often as it is included
+MOST_LAID = 2_000_000  # values of what files and documents are laid on, counted for each of them
 LONG_TEXT = 512  # characters for which a text counts as one value more
 _MOST_HINTS = 50  # that take a search
 _MOST_LOOKED_AT = 300  # words among which a near one is looked for
@@ -84,6 +85,7 @@ class Report:
         self._grown = 0
         self._hints = 0
         self._read = 0
+        self._laid = 0
         self.faulty: set[errors.Position] = (
             set()
         )  # values that could not be made: no second error there
@@ -126,6 +128,22 @@ class Report:
         self._read += count
         if self._read > MOST_READ:
             raise _beyond(f"all files together hold over {MOST_READ} values", position)
+
+    @property
+    def readable(self) -> int:
+        """How many values of files may still be read."""
+        return MOST_READ - self._read
+
+    def lay(self, count: int, position: errors.Position) -> None:
+        """Count values that something is laid on. Raises ComposeError when they are too many."""
+        self._laid += count
+        self.has_ground(0, position)
+
+    def has_ground(self, count: int, position: errors.Position) -> None:
+        """Look whether so many values may still be laid on. Raises ComposeError when not."""
+        if self._laid + count > MOST_LAID:
+            reason = f"files and documents are laid on over {MOST_LAID} values, counted each time"
+            raise _beyond(reason, position)
 
     def warn(
         self, code: str, summary: str, position: errors.Position | None, *, once: str = ""

@@ -57,6 +57,10 @@ def test_commas_of_flow_collections_are_counted(head: str, item: str) -> None:
         "x: a\n\n" + "  - v\n" * 99,
         "x: |\x85" + "  - v\n" * 99,
         "x: |\r" + "  - v\n" * 99,
+        "k: v\n" * (LIMIT // 2) + "x: '\n" + "\n  k: v" * 99 + "'\n",
+        "k: v\n" * (LIMIT // 2) + "x: |\n" + "  k: v\n" * 99,
+        "- a\n" + "  - b\n" * 99,
+        "x: a\n" + " - b\n" * 99,
         "x: it's [\ny: 'a\n" + "\n- b, c" * 99 + "'\n",
         "{\n" + ",\n".join(f'  "k{at}": [1]' for at in range(LIMIT)) + "\n}\n",
     ],
@@ -87,3 +91,15 @@ def values(node: tree.Node) -> int:
     data = node.data
     below = data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
     return 1 + sum(map(values, below))
+
+
+def test_a_count_goes_up_to_the_limit_and_is_never_too_high() -> None:
+    for text, held in (
+        ("k: v\n" * 9, 9),
+        ("- 'a'\n" * 9, 9),
+        ("x: [a, b]\n", 2),
+        ("x: |\n  k: v\n", 1),
+    ):
+        assert census.at_least(text.encode(), LIMIT) == held
+    assert census.at_least(b"k: v\n" * 999, LIMIT) > LIMIT
+    assert census.most(b"a, b\n") == 2
