@@ -342,6 +342,35 @@ def test_a_refusal_stops_all_work_at_once_and_a_new_token_heals_it(house: House)
     assert ("state", "untrusted: cannot list instances: not authorized") in house.teller.told
 
 
+def test_a_refusal_is_not_said_again_and_again_and_who_is_trusted_again_works_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "AGAIN", 0.1)
+    house.start()
+    house.lay_down(house.api.token())
+    house.becomes("watching")
+    trusts = set(house.api.trusts)
+    asked: list[str] = []
+    house.api.trusts.clear()
+    house.works[0].failure = errors.Forbidden("cannot list instances: not authorized")
+    house.becomes("untrusted")
+    shake_hands = house.api.shake_hands
+
+    def counted(server: remotes.Server) -> None:
+        asked.append(server.fingerprint)
+        shake_hands(server)
+
+    house.api.shake_hands = counted  # type: ignore[method-assign]
+    until(lambda: len(asked) > 8)
+    refused = [one[1]["detail"] for one in house.said if one[1].get("state") == "untrusted"]
+    assert len(refused) == len(set(refused)) <= 2  # what was refused, and what that means
+    assert len(house.works) == 1
+    house.api.trusts |= trusts
+    house.becomes("watching")
+    assert len(house.works) == 2
+    assert house.api.sent == ["/1.0/certificates"]  # with what it had
+
+
 def test_a_refusal_of_the_stream_is_one_of_the_work(house: House) -> None:
     house.start()
     house.lay_down(house.api.token())
