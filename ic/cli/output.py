@@ -30,7 +30,7 @@ _UNSAFE = (
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 _TELLTALE = r"(?i)pass|secret|token|credential|private|api_?key"
-_ASSIGNMENT = r"""^(\s*(?:-\s+)?["']?[\w.-]+["']?\s*(?:=|:\s))(.*)$"""
+_ASSIGNMENT = r"""^(\s*(?:-\s+)?["']?[\w.-]+(?: [\w.-]+){0,3}["']?\s*(?:=|:\s))(.*)$"""
 # Of a longer source line only the characters around the mistake are shown.
 _EXCERPT = 200
 

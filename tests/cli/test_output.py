@@ -137,6 +137,8 @@ def test_a_diagnostic_shows_the_line_and_a_caret(tmp_path: Path) -> None:
         '      - "API_KEY=hunter2"',
         "      - PLAIN=hunter2",
         "      token: hunter2",
+        "DB PASSWORD=hunter2",  # of an env file, and told because of its name
+        "export NOT A NAME=hunter2",
     ],
 )
 def test_the_line_of_a_diagnostic_keeps_secrets(tmp_path: Path, line: str) -> None:
