@@ -430,7 +430,8 @@ def unsupported(what: str, position: errors.Position | None, report: Report) -> 
 
 def nearest_hint(given: str, known: Iterable[str]) -> str:
     """`did you mean X?` for the nearest known word, or nothing when none is near."""
-    best, least = "", min(len(given), 3 if len(given) > 4 else 2)  # one letter is near to every other
+    # Fewer edits than letters: a single letter would be near to every other.
+    best, least = "", min(len(given), 3 if len(given) > 4 else 2)
     word = given.lower().replace("-", "_")
     letters = set(word)
     for at, one in enumerate(known):
