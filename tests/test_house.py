@@ -123,6 +123,25 @@ def test_only_output_and_progress_write_to_people() -> None:
     assert users_of({"sys.stdout", "sys.stderr", "print"}, MAY_WRITE_TO_PEOPLE | MAY_EXIT) == []
 
 
+def test_no_other_program_is_run_and_no_foreign_archive_unpacked() -> None:
+    """docs/security.md, "Files on this machine". One child there is: it compiles the cache of modules."""
+    ways = ("fork", "forkpty", "system", "popen", "startfile", "posix_spawn", "posix_spawnp")
+    ways += tuple(f"{verb}{how}" for verb in ("exec", "spawn") for how in ("l", "le", "v", "ve"))
+    ways += tuple(
+        f"{verb}{how}p{end}" for verb in ("exec", "spawn") for how in "lv" for end in ("", "e")
+    )
+    assert users_of({f"os.{way}" for way in ways}, {"ic/boot/firstrun.py"}) == []
+    programs = {"subprocess", "multiprocessing", "pty", "tarfile", "shutil"}
+    found: list[str] = []
+    for path in python_files("ic"):
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                whole = getattr(node, "module", None)
+                names = [whole] if whole else [one.name for one in node.names]
+                found += [path for name in names if name.partition(".")[0] in programs]
+    assert found == []
+
+
 @pytest.mark.parametrize("word", ["pytest.skip", "skipif", "importorskip", "mock.patch", "xfail"])
 def test_no_test_looks_away(word: str) -> None:
     found: list[str] = []
