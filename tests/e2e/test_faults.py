@@ -523,35 +523,34 @@ def second(case: scenario.Scenario) -> Iterator[Callable[[], pathlib.Path]]:
         case.lab.api("DELETE", path)
 
 
-@pytest.mark.parametrize(
-    "operator",
-    [
-        pytest.param(False, id="alone"),
-        pytest.param(True, id="and a person", marks=pytest.mark.long),
-    ],
-)
-def test_two_daemons_restart_once_per_verdict(
-    case: scenario.Scenario, second: Callable[[], pathlib.Path], *, operator: bool
+def test_two_daemons_and_a_person_restart_once_per_verdict(
+    case: scenario.Scenario, second: Callable[[], pathlib.Path]
 ) -> None:
-    sickly = Sickly(case, 3)
+    """One is left to the daemons, one is restarted by a person in the middle of their restart."""
+    sickly = Sickly(case, 2)
+    restarted = sickly.names[1]
     log = second()
     time.sleep(2.5)  # both are past their first interval
-    restarted = 0
     for one in sickly.names:
         before = case.started(one)
         sickly.fall_sick(one)
-        if operator:
-            sickly.wait(lambda one=one: sickly.claim(one).get("do") == "restart")
-            with contextlib.suppress(labs.ApiError):  # busy: the daemon was faster
+        sickly.wait(lambda one=one: sickly.claim(one).get("do") == "restart")
+        if one == restarted:
+            with contextlib.suppress(
+                labs.ApiError
+            ):  # the server may end one of the two under the other
                 body = {"action": "restart", "force": True, "timeout": 10}
                 case.send("PUT", f"/1.0/instances/{one}/state", body)
         sickly.wait(lambda one=one, before=before: sickly.well_again(one, before))
-        time.sleep(2.2)  # verdicts are restarted for 2 s apart
-        restarted += sickly.claim(one).get("restarts", 0)
-    assert restarted == len(sickly.names)
+    time.sleep(2.0)  # a second one would begin 2 s after the first
+    assert [sickly.claim(one).get("restarts", 0) for one in sickly.names] == [1, 1]
     ours = case.run(DAEMON, "cat", "/run/secrets/ic-healthd/daemon.log")
     told = [json.loads(line) for text in (ours, log.read_text()) for line in text.splitlines()]
-    acts = [
-        one["address"] for one in told if one["event"] in ("restart", "start") and "address" in one
-    ]
-    assert sorted(acts) == sorted(f"instance:{one}/1" for one in sickly.names)
+    acts = {
+        kind: sorted(one["address"] for one in told if one["event"] == kind and "address" in one)
+        for kind in ("restart", "start")
+    }
+    assert acts["restart"] == sorted(f"instance:{one}/1" for one in sickly.names)
+    # Two that end one process at once may break the server's own start of it: that is made good. What is
+    # promised is one claim and one restart, not the number of requests after such a failure.
+    assert set(acts["start"]) <= {f"instance:{restarted}/1"}

@@ -764,7 +764,9 @@ def test_two_daemons_and_a_person_restart_once_per_verdict_in_200_races():
         assert sum(standin.claim(server, name).restarts for name in races) <= 220
         # The server does both halves of a restart: whoever starts has taken it for an exit.
         assert "start" not in one.manager.figures().acts | two.manager.figures().acts
-        assert one.manager.figures().acts["restart"] + two.manager.figures().acts["restart"] >= 200
+        # What the person was first with needs none; and one of the two may win every race.
+        acts = [watch.manager.figures().acts.get("restart", 0) for watch in (one, two)]
+        assert sum(acts) >= len(races) - 20
 
 
 def test_a_persons_restart_is_not_broken_by_a_verdict():
