@@ -7,6 +7,7 @@ A closed stdout or stderr is remembered, never raised: what is being applied goe
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -31,8 +32,9 @@ _UNSAFE = (
 )
 _TELLTALE = r"(?i)pass|secret|token|credential|private|api_?key"
 _ASSIGNMENT = r"""^(\s*(?:-\s+)?["']?[\w.-]+(?: [\w.-]+){0,3}["']?\s*(?:=|:\s))(.*)$"""
-# Of a longer source line only the characters around the mistake are shown.
+# Of a longer source line only what is around the mistake is shown; a terminal may have less room.
 _EXCERPT = 200
+_LABEL = 8  # columns: the line's number and a bar
 
 _COLOURS = {
     "red": "31",
@@ -179,7 +181,8 @@ class Output:
             colour = "red" if one.severity == "error" else "yellow"
             word = self.tint(one.severity, colour, error=True)
             where = f"{clean(str(one.position))}: " if one.position else ""
-            lines = [f"{where}{word}: {clean(one.summary)}", *_source(one.position, lines_of)]
+            source = _source(one.position, lines_of, _room(self.stderr))
+            lines = [f"{where}{word}: {clean(one.summary)}", *source]
             if one.hint:
                 lines.append(f"  hint: {clean(one.hint)}")
             self._write(self.stderr, "".join(f"{line}\n" for line in lines))
@@ -241,16 +244,41 @@ def _padded(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
-def _source(position: errors.Position | None, lines_of: dict[str, dict[int, str]]) -> list[str]:
+def _room(stream: TextIO | None) -> int:
+    """How many columns a source line may take: what a terminal leaves beside the line's number."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        columns = os.get_terminal_size(stream.fileno()).columns if stream else 0
+        return max(min(columns - _LABEL, _EXCERPT), 20) if columns else _EXCERPT
+    return _EXCERPT
+
+
+def _width(text: str) -> int:
+    """How many columns a terminal takes for a text: two for a wide letter, none for an accent."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    wide = sum(unicodedata.east_asian_width(one) in "WF" for one in text)
+    return len(text) + wide - sum(unicodedata.combining(one) != 0 for one in text)
+
+
+def _source(
+    position: errors.Position | None, lines_of: dict[str, dict[int, str]], room: int
+) -> list[str]:
     """The line something was written on and a caret below it; nothing where it cannot be read again."""
     shown = lines_of[position.file].get(position.line) if position else None
     if position is None or shown is None:
         return []
     column = position.column - 1
-    first = max(column - _EXCERPT // 2, 0) if len(shown) > _EXCERPT else 0
+    whole = len(shown) <= room and _width(shown) <= room
+    first = 0 if whole else max(min(column - room // 2, len(shown) - room), 0)
+    last = len(shown) if whole else first + room
+    while not whole and last > column + 1 and _width(shown[first:last]) > room:
+        last -= 1
     label = f"{position.line:>5} | "
-    caret = " " * (len(label) - 2) + "| " + " " * (column - first) + "^"
-    excerpt = label + clean(shown[first : first + _EXCERPT]).replace("\t", " ")
+    before = _width(clean(shown[first:column]))
+    caret = " " * (len(label) - 2) + "| " + " " * before + "^"
+    excerpt = label + clean(shown[first:last]).replace("\t", " ")
     return [excerpt, caret] if column <= len(shown) else [excerpt]
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
+import struct
+import termios
 from pathlib import Path
 
 import pytest
@@ -225,3 +228,28 @@ def test_a_summary_counts_actions() -> None:
         changes=(change("a", "update"), change("b", "create"), change("c", "create")),
     )
     assert output.summary(plan) == "2 to create, 1 to update"
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "shown", "caret"),
+    [
+        ('a: "日本", b: c', 10, 'a: "日本", b: c', 11),
+        ("a: e\u0301, b: c", 8, "a: e\u0301, b: c", 6),
+        ("x" * 60 + "!" + "y" * 60, 61, "x" * 15 + "!" + "y" * 14, 15),
+        ("x" * 60 + "!", 61, "x" * 29 + "!", 29),
+    ],
+)
+def test_the_caret_stands_below_the_mistake_on_a_narrow_terminal(
+    tmp_path: Path, line: str, column: int, shown: str, caret: int
+) -> None:
+    file = tmp_path / "c"
+    file.write_text(f"{line}\n")
+    where = errors.Position(str(file), 1, column)
+    terminal, other = os.openpty()
+    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 38, 0, 0))
+    with open(terminal, "rb", buffering=0) as screen, open(other, "w", encoding="utf-8") as stderr:
+        out = output.Output(stdout=io.StringIO(), stderr=stderr)
+        one = errors.Diagnostic(severity="error", code="E", summary="x", position=where)
+        out.diagnostics([one])
+        lines = screen.read(4096).decode().splitlines()
+    assert lines[1:3] == [f"    1 | {shown}", "      | " + " " * caret + "^"]
