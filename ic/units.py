@@ -32,8 +32,13 @@ _DURATION_MS = {
 _DURATION_PART = r"(?a)(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h|d|w)"
 _LONGEST_MS = 2**63 // 1_000_000  # docker keeps nanoseconds in 64 bits
 
-_SIZE = r"(?ai)(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?"
-_SIZE_FACTOR = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40, "p": 2**50}
+_DIGITS_OF_SIZE = r"\d(?:_?\d)*"
+_SIZE = (
+    rf"(?ai)([+-]?(?:{_DIGITS_OF_SIZE}(?:\.(?:{_DIGITS_OF_SIZE})?)?|\.{_DIGITS_OF_SIZE})"
+    rf"(?:e[+-]?{_DIGITS_OF_SIZE})?) ?(?:([kmgtp])(?:i?b)?|b)?"
+)
+_SIZE_LIMIT = 2**63
+_SIZE_FACTOR = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40, "p": 2**50}
 
 _DIGITS = re.compile(r"\d{1,9}", re.ASCII)
 PORT_LIMIT = 65535
@@ -44,19 +49,18 @@ def duration_ms(text: str) -> int:
 
     Units are those that docker compose takes: ns us ms s m h d w. Raises ValueError.
     """
-    body = text.strip()
-    if body == "0":
+    if text == "0":
         return 0
     total = Decimal(0)
     at = 0
     parts = re.compile(_DURATION_PART)
-    while at < len(body):
-        part = parts.match(body, at)
+    while at < len(text):
+        part = parts.match(text, at)
         if part is None:
             break
         total += Decimal(part[1]) * _DURATION_MS[part[2]]
         at = part.end()
-    if not body or at < len(body) or len(body) > 100:
+    if not text or at < len(text) or len(text) > 100:
         raise ValueError(f"{text!r} is an invalid duration; write it like 10s or 1m30s")
     if total > _LONGEST_MS:
         raise ValueError(f"{text!r} is longer than 292 years")
@@ -81,14 +85,17 @@ def duration_text(ms: int) -> str:
 
 
 def size_bytes(text: str) -> int:
-    """Bytes of `64m`, `1.5gb`, `512 KiB`, `1024`: multiples of 1024, whatever the spelling, as docker does.
+    """Bytes of `64m`, `1.5gb`, `512 KiB`, `1024`, `1e6`: multiples of 1024, whatever the spelling.
 
-    Raises ValueError.
+    As docker does, in the numbers with a point of 64 bits that it takes for it. Raises ValueError.
     """
-    found = re.fullmatch(_SIZE, text.strip())
-    if found is None or len(text) > 40:
+    found = re.fullmatch(_SIZE, text)
+    number = float(found[1]) * _SIZE_FACTOR.get((found[2] or "").lower(), 1) if found else -1.0
+    if number < 0 or len(text) > 40:
         raise ValueError(f"{text!r} is an invalid size; write it like 64m or 1.5g")
-    return int(Decimal(found[1]) * _SIZE_FACTOR[found[2].lower()])
+    if number >= _SIZE_LIMIT:
+        raise ValueError(f"{text!r} is more than there is room for anywhere")
+    return int(number)
 
 
 def port_range(text: str) -> tuple[int, int]:

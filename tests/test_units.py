@@ -19,7 +19,7 @@ def test_durations_are_read_as_docker_compose_reads_them(text: str, ms: int) -> 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "10", "10 s x", "-1s", "1 m", "s", "1s1", "1y", "9" * 200 + "s"]
+    "text", ["", "10", "10 s x", " 1s", "1s\n", "-1s", "1 m", "s", "1s1", "1y", "9" * 200 + "s"]
 )
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is an invalid duration|longer than"):
@@ -48,15 +48,30 @@ def test_durations_are_printed_as_docker_compose_prints_them(ms: int, text: str)
         ("1.5gb", 3 * 2**29),
         ("512 KiB", 2**19),
         ("1T", 2**40),
+        ("1e3", 1000),
+        (".5k", 512),
+        ("1.", 1),
+        ("1 ", 1),
+        ("1_024b", 1024),
+        ("-0", 0),
+        ("1e-3kib", 1),
     ],
 )
 def test_sizes_are_multiples_of_1024(text: str, size: int) -> None:
     assert units.size_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "m", "-1", "1x", "1..5m", "1e3", "٣m"])
+@pytest.mark.parametrize(
+    "text", ["", "m", "-1", "1x", "1..5m", " 1", "1k ", "1ki", "1ib", "1__0", "1e", "inf", "٣m"]
+)
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is an invalid size"):
+        units.size_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["8192p", "9223372036854775807", "1e400"])
+def test_a_size_beyond_64_bits_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="more than there is room for"):
         units.size_bytes(text)
 
 

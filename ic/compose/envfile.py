@@ -17,7 +17,7 @@ from ic.fields import tree
 
 _SPACES = " \t\v\f\r\x85\xa0"
 _EXPORT = r"export[ \t\v\f\r]+"
-_ESCAPE = r'\\(0[0-7]{0,3}|[abcfnrtv$"\\])'
+_ESCAPE = r'\\(0[0-9]{0,3}|[abcfnrtv$"\\])'
 _ESCAPES = {
     "a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v",
     '"': '"', "\\": "\\", "$": "$$",
@@ -80,12 +80,12 @@ def parse_raw(content: bytes, outer: Mapping[str, str]) -> dict[str, str]:
     Raises Fault.
     """
     found: dict[str, str] = {}
-    for number, line in enumerate(decode(content).splitlines(), 1):
-        line = line.lstrip(_SPACES)  # noqa: PLW2901
+    for number, line in enumerate(decode(content).split("\n"), 1):
+        line = line.removesuffix("\r").lstrip(_SPACES)  # noqa: PLW2901
         if not line or line.startswith("#"):
             continue
         key, equals, value = line.partition("=")
-        if not key or any(one.isspace() for one in key):
+        if not key or " " in key or "\t" in key:
             raise Fault("E_ENV_FILE", number, f"{key!r} is not the name of a variable")
         if equals:
             _check(key, value, number)
@@ -249,5 +249,8 @@ class _File:
 def _unescape(found: re.Match[str]) -> str:
     code = found[1]
     if code[0] == "0":
-        return chr(int(code, 8) & 0xFF) if len(code) > 1 else found[0]
+        # The zero alone is taken away where no octal number of three digits, that of a byte, follows it.
+        digits = code[1:]
+        is_byte = re.fullmatch("[0-3][0-7]{2}", digits) is not None
+        return chr(int(digits, 8)) if is_byte else f"\\{digits}"
     return _ESCAPES.get(code, found[0])

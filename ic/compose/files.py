@@ -87,12 +87,17 @@ def find(options: Options, env: Mapping[str, str], disk: Disk, report: tree.Repo
     cwd = disk.cwd
     directory = os.path.join(cwd, options.project_directory) if options.project_directory else ""
     directory = os.path.normpath(directory) if directory else ""
+    if directory and os.path.exists(directory) and not os.path.isdir(directory):
+        raise errors.UsageError(
+            f"cannot use --project-directory {options.project_directory}: it is no directory",
+            code="E_FILE",
+        )
     files = tuple(_absolute(path, cwd) for path in options.files)
     variables = dict(env)
     reader = _EnvReader(variables, disk, report)
     given = options.env_files
     if not given and env.get("COMPOSE_ENV_FILES"):
-        given = tuple(path.strip() for path in env["COMPOSE_ENV_FILES"].split(",") if path.strip())
+        given = tuple(path for path in env["COMPOSE_ENV_FILES"].split(",") if path)
     if given:
         reader.named(given)
     else:
@@ -266,7 +271,7 @@ def env_files(
 
 def _is_true(text: str | None) -> bool:
     """A switch of the environment. Raises UsageError for a word that is neither yes nor no."""
-    if not text or text in ("0", "f", "F", "false", "False", "FALSE"):
+    if text is None or text in ("0", "f", "F", "false", "False", "FALSE"):
         return False
     if text in ("1", "t", "T", "true", "True", "TRUE"):
         return True

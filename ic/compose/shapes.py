@@ -179,19 +179,17 @@ def _ratio(value: Value, form: Form) -> Value:  # noqa: ARG001
     for digits in range(1, 10):
         short = float(f"{number:.{digits}g}")
         if struct.pack("f", short) == packed:
-            return int(short) if short.is_integer() and abs(short) < 2**53 else short
+            return short
     return number
-
-
-_SIZE = r"(?ai)(-?\d+(?:\.\d*)?|\.\d+) ?([kmgtp]?)i?b?"
-_FACTORS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40, "p": 2**50}
 
 
 def _size(value: Value, form: Form) -> Value:  # noqa: ARG001
     """Bytes, as text; nothing for none."""
     if isinstance(value, str):
-        found = re.fullmatch(_SIZE, value.strip())
-        number = int(Decimal(found[1]) * _FACTORS[found[2].lower()]) if found else 0
+        try:
+            number = units.size_bytes(value)
+        except ValueError:
+            number = 0
     else:
         number = value if isinstance(value, int) and not isinstance(value, bool) else 0
     return str(number) if number else ""
@@ -339,11 +337,12 @@ def _resolved(value: Value, form: Form) -> Value:
 
 
 def _many(value: Value, form: Form) -> Value:
-    """Names to lists of texts."""
+    """Names to lists of texts; one that is empty is not there."""
     values = _free_names(_mapping(value))
     return {
         name: ["<nil>" if one is None else text_of(one) for one in _list(values[name])]
         for name in ordered(values, json=form == "json")
+        if values[name] != []
     }
 
 

@@ -14,7 +14,10 @@ _RATE = schema.Key(
     types=schema.MAPPING,
     extensions=False,
 )
-_WEIGHT = schema.Key(schema.WHOLE | schema.TEXT, fault=values.whole)
+_BITS_16 = values.up_to(2**16 - 1)
+_WEIGHT = schema.Key(
+    schema.WHOLE | schema.TEXT, fault=lambda node: values.whole(node) or _BITS_16(node)
+)
 _SIZE = schema.Key(schema.NUMBER | schema.TEXT, fault=values.size, pending=True)
 _WHOLE_SIZE = schema.Key(schema.WHOLE | schema.TEXT, fault=values.size, pending=True)
 _TEXT = schema.text(pending=True)

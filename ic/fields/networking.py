@@ -153,7 +153,7 @@ _PORT = schema.Key(
         "name": schema.text(),
         "mode": schema.text(),
         "host_ip": schema.text(),
-        "target": schema.whole(),
+        "target": schema.whole(fault=values.up_to(2**32 - 1)),
         "published": schema.Key(schema.TEXT | schema.WHOLE, fault=values.no_fraction),
         "protocol": schema.text(),
         "app_protocol": schema.text(),

@@ -139,7 +139,13 @@ SCHEMA: dict[str, schema.Key] = {
     "secrets": schema.listing(
         GRANT.but(fill=_secret_target), index=_grant_target("/run/secrets"), pending=True
     ),
-    "storage_opt": schema.Key(schema.MAPPING, loose=True, pending=True),
+    "storage_opt": schema.Key(
+        schema.MAPPING,
+        names=schema.Key(fault=values.option),
+        extensions=False,
+        loose=True,
+        pending=True,
+    ),
     "tmpfs": schema.Key(
         schema.TEXT | schema.LIST,
         item=schema.text(),

@@ -34,6 +34,18 @@ def negative(node: tree.Node) -> str:
     return ""
 
 
+def up_to(high: int) -> Callable[[tree.Node], str]:
+    """A number that docker compose keeps in few bits: of what does not fit it makes another one, or none."""
+
+    def fault(node: tree.Node) -> str:
+        data = node.data
+        if isinstance(data, (int, float)) and not 0 <= data <= high:
+            return f"{units.number_text(data)} is not a number from 0 to {high}"
+        return ""
+
+    return fault
+
+
 def size(node: tree.Node) -> str:
     """A text like `64m`; numbers are bytes."""
     return _reason(units.size_bytes, node)
@@ -50,7 +62,8 @@ def _reason(read: Callable[[str], int], node: tree.Node) -> str:
 
 
 _OCTAL = r"[+-]?[0-7]{1,21}"
-_FLOAT = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+_PLACES = "[0-9](_?[0-9])*"
+_FLOAT = rf"(?i)[+-]?(({_PLACES}\.?({_PLACES})?|\.{_PLACES})(e[+-]?{_PLACES})?|inf(inity)?|nan)"
 
 
 def mode(node: tree.Node) -> str:
@@ -85,6 +98,12 @@ def given(node: tree.Node) -> str:
 def exact(node: tree.Node) -> str:
     """A whole number written as one."""
     return whole(node) or no_fraction(node)
+
+
+def option(node: tree.Node) -> str:
+    """Text, or a whole number; nothing is an empty text."""
+    fits = node.data is None or type(node.data) in (str, int)
+    return "" if fits else "must be text"
 
 
 def text(node: tree.Node) -> str:

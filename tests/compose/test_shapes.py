@@ -28,7 +28,7 @@ def printed(key: str, value: object, *, json: bool = False) -> Any:
         ("mem_limit", "1.5g", "1610612736"),
         ("mem_limit", 1024, "1024"),
         ("mem_limit", 0, "left out"),
-        ("memswap_limit", "-1", "-1"),
+        ("memswap_limit", -1, "-1"),
         ("mem_swappiness", 10, "10"),
         ("cpus", "0.10", 0.1),
         ("cpus", 2, 2),
