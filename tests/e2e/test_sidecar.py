@@ -192,6 +192,7 @@ def test_without_it_nobody_watches_and_one_that_was_there_is_gone(watched: Watch
     assert "nobody watches" in done.err
     assert set(case.states()) == {"web"}
     assert (watched.certificates(), DAEMON in case.volumes()) == ([], False)
+    assert f"{DAEMON}: none is found, and 1 instance would be watched by it" in case.ic("ps").out
 
 
 @pytest.mark.parametrize("verb", ["down", "destroy"])

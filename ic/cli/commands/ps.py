@@ -41,9 +41,12 @@ def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
     from ic.cli import documents
 
     name = session.stack_name()
-    rows, healthd = look(session.client(), name)
+    rows, healthd, missed = _look(session.client(), name)
     if arguments.services:
+        there = {row.service for row in rows}
         rows = tuple(row for row in rows if row.service in arguments.services)
+        if unknown := [one for one in arguments.services if one not in there]:
+            session.out.note(f"stack {name!r} has no instance of {', '.join(unknown)}", "yellow")
     if arguments.json:
         session.out.document(documents.Ps(stack=name, instances=rows, healthd=healthd))
         return 0
@@ -65,6 +68,8 @@ def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
     )
     if healthd is not None:
         session.out.text(healthd_text(healthd))
+    elif missed:
+        session.out.text(f"{DAEMON}: none is found, and {missed} would be watched by it")
     return 0
 
 
@@ -100,10 +105,18 @@ def look(
     client: incus.Client, stack: str
 ) -> tuple[tuple[documents.Instance, ...], documents.Healthd | None]:
     """Every instance with the stack's mark, and how its health daemon is (None: there is none)."""
+    return _look(client, stack)[:2]
+
+
+def _look(
+    client: incus.Client, stack: str
+) -> tuple[tuple[documents.Instance, ...], documents.Healthd | None, str]:
+    """The same, and whom nobody watches: `2 instances` that ask for it where there is no daemon."""
     from ic.engine import health
 
     bodies = _bodies(client, stack)
-    daemon = _daemon(client, stack, bodies)
+    asking = _asking(bodies)
+    daemon = _daemon(client, stack, bodies, asking=asking)
     healthd = _healthd(client, daemon) if daemon is not None else None
     rows = _rows(client, stack, bodies, watched=daemon is not None)
     alone = {str(one["name"]) for one in bodies if health.left_alone(one)}
@@ -113,7 +126,15 @@ def look(
             msgspec.structs.replace(row, unwatched=row.name in alone and address(row) in unseen)
             for row in rows
         )
-    return rows, healthd
+    missed = asking if daemon is None else 0
+    return rows, healthd, f"{missed} instance{'' if missed == 1 else 's'}" if missed else ""
+
+
+def _asking(bodies: list[Body]) -> int:
+    """How many instances have a healthcheck or a restart policy."""
+    from ic.healthd import spec
+
+    return sum(spec.read("", _config(one)).watched for one in bodies)
 
 
 def address(row: documents.Instance) -> str:
@@ -160,18 +181,17 @@ def _config(body: Body) -> dict[str, str]:
     return cast("dict[str, str]", body.get("config") or {})
 
 
-def _daemon(client: incus.Client, stack: str, bodies: list[Body]) -> acting.Found | None:
+def _daemon(
+    client: incus.Client, stack: str, bodies: list[Body], *, asking: int
+) -> acting.Found | None:
     """The stack's health daemon: in its project, or (strict isolation) in one beside it."""
     from ic.engine import sidecar as acting
-    from ic.healthd import spec
 
     project = names.project(stack)
     for one in bodies:
         if _config(one).get(names.RESOURCE) == DAEMON:
             return acting.found(one, {"project": project})
-    if any(spec.read("", _config(one)).watched for one in bodies):
-        return acting.find(client, project)
-    return None
+    return acting.find(client, project) if asking else None
 
 
 def _rows(

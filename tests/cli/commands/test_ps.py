@@ -30,6 +30,7 @@ def test_what_runs_and_what_has_ended_are_listed(shop: scenario.Scenario) -> Non
     assert "exited (0)" in table
     assert "127.0.0.1:18471->80/tcp" in table
     assert "job" not in shop.ic("ps", "web").out
+    assert "has no instance of wbe" in shop.ic("ps", "web", "wbe").err
 
 
 def test_it_costs_one_call_and_one_for_each_that_has_ended(shop: scenario.Scenario) -> None:
