@@ -54,6 +54,10 @@ def entries(document: tree.Node, report: tree.Report) -> list[Entry]:
                 report.warn(
                     "W_INCLUDE", f"{where} names no path, so it includes nothing", item.position
                 )
+        elif item.data is None:
+            report.warn(
+                "W_INCLUDE", f"{where} names no path, so it includes nothing", item.position
+            )
         else:
             tree.wrong_type(item, where, report, "a string or a mapping")
     return found

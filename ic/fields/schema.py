@@ -584,7 +584,7 @@ def not_boolean(node: tree.Node) -> str:
     """Why a value is no boolean in the end; empty when it is one."""
     data = node.data
     if isinstance(data, str) and tree.word_as_boolean(data) is None:
-        return f"{data!r} is neither true nor false"
+        return f"{data!r} is an invalid boolean: neither true nor false"
     return ""
 
 

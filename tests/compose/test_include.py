@@ -82,6 +82,7 @@ def test_what_cannot_be_included_is_told_where_it_is_named(
 @pytest.mark.parametrize(
     ("entry", "warning"),
     [
+        ("null", "include[0] names no path, so it includes nothing"),
         ("{env_file: x}", "include[0] names no path, so it includes nothing"),
         ("{path: }", "include[0] names no path, so it includes nothing"),
         (
