@@ -214,7 +214,7 @@ def model_document(root: Mapping[str, Value], *, json: bool = False) -> Document
 def text_of(made: Document, *, json: bool = False, dollars: bool = True) -> str:
     """The text of a document; with `dollars` each `$` is doubled. JSON has no newline at its end.
 
-    Raises ValueError for a number that JSON has no word for.
+    Raises IcError for a number that JSON has no word for.
     """
     text = writing.to_json(made) if json else writing.to_yaml(made)
     return text.replace("$", "$$") if dollars else text

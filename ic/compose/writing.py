@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, cast
 
-from ic import units
+from ic import errors, units
 
 if TYPE_CHECKING:
     from ic.compose.shapes import Document, Value
@@ -310,9 +310,10 @@ def _json(value: Value, newline: str, step: str, parts: list[str]) -> None:
 
 
 def _json_number(value: float) -> str:
-    """A number as encoding/json writes it. Raises ValueError for one that JSON has no word for."""
+    """A number as encoding/json writes it. Raises IcError for one that JSON has no word for."""
     if value != value or value in _INFINITE:  # noqa: PLR0124 - not a number
-        raise ValueError(f"JSON has no word for {units.number_text(value)}")
+        reason = f"JSON has no word for {units.number_text(value)}"
+        raise errors.IcError(f"cannot print as JSON: {reason}", code="E_VALUE")
     if value and not 1e-6 <= abs(value) < 1e21:
         mantissa, _, exponent = repr(value).partition("e")
         if not exponent:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ic import errors
 from ic.compose import document, shapes, writing
 from ic.fields import tree
 
@@ -113,7 +114,7 @@ def test_json_escapes_markup_and_writes_numbers_as_go_does() -> None:
 
 
 def test_json_has_no_word_for_infinity() -> None:
-    with pytest.raises(ValueError, match=r"\+Inf"):
+    with pytest.raises(errors.IcError, match=r"\+Inf"):
         writing.to_json({"a": float("inf")})
 
 

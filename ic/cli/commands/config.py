@@ -197,10 +197,7 @@ def _document(session: sessions.Session, arguments: argparse.Namespace) -> None:
         made = canonical.document(root, name, json=json)
     else:
         made = canonical.model_document(root, json=json)
-    try:
-        text = canonical.text_of(made, json=json, dollars=interpolate)
-    except ValueError as problem:
-        raise errors.IcError(f"cannot print as JSON: {problem}") from problem
+    text = canonical.text_of(made, json=json, dollars=interpolate)
     if session.out.quiet:
         return
     if arguments.output:
