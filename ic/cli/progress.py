@@ -58,6 +58,7 @@ _STEPS = {  # by the step's verb, where that says more than what becomes of the 
     "user": "looking up its user",
     "attach": "attaching",
     "detach": "detaching",
+    "keep": "letting it be started again",
 }
 _LANES = {
     "image": "pulling",

@@ -22,6 +22,10 @@ MOVED_BACK = "its services are restricted no more"
 OTHERWISE = "it is set up otherwise now"
 _CAUSES = {difference.CHANGED: OTHERWISE, difference.REMOVED: OTHERWISE}  # no file names it
 SPOILT = "its identity cannot be used"
+UNFINISHED = "its set-up was not finished"
+KEPT: kind.Path = ("config", "boot.autorestart")
+"""Given last, to a daemon that watches. What Incus starts again by itself it starts again after a failed
+start too, seconds later, and then whatever has its name by then [measured: a new sidecar was killed]."""
 _PROGRAMS = {
     (False, False): difference.NEW_BUILD,
     (False, True): "an executable instead of ic.pyz",
@@ -75,6 +79,9 @@ def decide(given: watch.Sidecar, observed: facts.Observed, book: difference.Book
     adopt = sidecar.ADDRESS not in book.recorded
     program = _PROGRAMS[sidecar.runs_itself(live), given.runs_itself]
     words = _CAUSES | {difference.NEW_BUILD: program}
+    known = book.recorded.get(sidecar.ADDRESS)
+    if known is not None and KEPT not in known.fields and {*diff.set} == {KEPT} and not diff.unset:
+        words |= {difference.CHANGED: UNFINISHED}
     said = dict.fromkeys(words.get(cause, cause) for cause in diff.causes)
     if program in said:
         said.pop(OTHERWISE, None)
@@ -190,6 +197,8 @@ def lay(
         steps.append(
             sidecar.await_watching(home=given.home, pool=given.volume.pool, needs=(steps[-1].id,))
         )
+    if row.makes or KEPT in row.diff.set:
+        steps.append(_keep(given, tuple(step.id for step in steps[-1:])))
     draft.put(sidecar.ADDRESS, row.action, row.cause, steps, fields)
     if row.makes and given.home in given.projects and observed.facts.home_marked:
         _leave_home(draft, sidecar.home(given.projects[0]), row.cause)
@@ -284,9 +293,10 @@ def _making(
     fingerprint: object = given.found.fingerprint
     if pull in draft.steps:
         fingerprint = kind.Result(given.image, "fingerprint")
+    fields = {path: value for path, value in given.instance.fields.items() if path != KEPT}
     steps.append(
         instance.create(
-            given.instance,
+            msgspec.structs.replace(given.instance, fields=fields),
             project=home,
             source={"type": "image", "fingerprint": fingerprint},
             without=frozenset(),
@@ -315,6 +325,22 @@ def _starting(given: watch.Sidecar, needs: tuple[str, ...], *, filled: bool) -> 
     return [*steps, start]
 
 
+def _keep(given: watch.Sidecar, needs: tuple[str, ...]) -> kind.Step:
+    """From now on Incus starts it again when it ends by itself."""
+    kept = {KEPT: given.instance.fields[KEPT]}
+    return instance.update(
+        sidecar.ADDRESS,
+        sidecar.INSTANCE,
+        project=given.home,
+        set_=kept,
+        unset=(),
+        record=kind.Record(name=sidecar.INSTANCE, fields=kept),
+        needs=needs,
+        verb="keep",
+        want="running",
+    )
+
+
 def _stop(given: watch.Sidecar, needs: tuple[str, ...], lived: str) -> kind.Step:
     return instance.stop(
         sidecar.ADDRESS,
@@ -338,15 +364,18 @@ def _updating(
 
     if row.stop:
         steps.append(_stop(given, (), given.home))
-    if row.diff.fields:
+    set_ = {path: value for path, value in sorted(row.diff.set.items()) if path != KEPT}
+    if set_ or row.diff.unset:
+        record = book.record(given.instance, row.diff)
+        fields = {path: value for path, value in record.fields.items() if path != KEPT}
         steps.append(
             instance.update(
                 sidecar.ADDRESS,
                 live.name,
                 project=given.home,
-                set_=dict(sorted(row.diff.set.items())),
+                set_=set_,
                 unset=row.diff.unset,
-                record=book.record(given.instance, row.diff),
+                record=msgspec.structs.replace(record, fields=fields),
                 needs=needs(),
                 want="running",
             )

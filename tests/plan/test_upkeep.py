@@ -45,7 +45,8 @@ def test_nothing_but_what_waits_for_health_waits_for_the_sidecar() -> None:
     guard = {step for step in steps if sidecar.INSTANCE in step or step.startswith("server:")}
     assert not before("instance:web/1#start") & guard
     assert not before("instance:db/1#start") & guard
-    assert before("instance:late/1#start") >= guard - {"image:" + sidecar.IMAGE + "#pull"}
+    later = {"image:" + sidecar.IMAGE + "#pull", sidecar.ADDRESS + "#keep"}
+    assert before("instance:late/1#start") >= guard - later
     deed = steps["instance:db/1#healthy"].deed
     assert isinstance(deed, kind.AwaitHealthy)
     assert deed.state_path == "/1.0/storage-pools/default/volumes/custom/ic-healthd"
@@ -77,8 +78,30 @@ def test_a_started_daemon_that_has_its_identity_is_waited_for_by_nobody_else() -
     ]
     assert awaited.needs == (f"{sidecar.ADDRESS}#start",)
     assert deed.state_query == deed.query == {"project": "shop"}
-    assert not [one for one in found if awaited.id in (*one.needs, *one.after)]
+    waiting = [one.id for one in found if awaited.id in (*one.needs, *one.after)]
+    assert waiting == [f"{sidecar.ADDRESS}#keep"]
     assert not [one for one in found if isinstance(one.deed, kind.Enrol)]
+
+
+def test_only_one_that_watches_is_started_again_by_the_server() -> None:
+    """A start that has failed would be made again, whatever had its name by then."""
+    stack = world.load(WATCHED, "/srv/shop")
+    start = world.with_images(world.World(), stack)
+    plan = world.plan(stack, start, world.options())
+    steps = {step.id: step for step in plan.steps if step.address == sidecar.ADDRESS}
+    for step in steps.values():
+        deed = step.deed
+        body = deed.body if isinstance(deed, kind.Call) else None
+        assert "autorestart" not in str(body)
+    keep = steps[f"{sidecar.ADDRESS}#keep"]
+    assert keep.needs == (f"{sidecar.ADDRESS}#enrol",)
+    assert isinstance(keep.deed, kind.Merge)
+    assert keep.deed.set == {("config", "boot.autorestart"): "true"}
+    said: set[str] = set()
+    for cut in range(len(plan.steps)):
+        rest = world.plan(stack, world.apply(start, plan, cut), world.options())
+        said |= {one.cause for one in rest.changes if one.address == sidecar.ADDRESS}
+    assert "its set-up was not finished" in said
 
 
 def test_the_cause_says_what_kind_of_program_comes_instead_of_which() -> None:
