@@ -368,7 +368,8 @@ class _Service:
             if not _text(one, "target") and action not in ("rebuild", "restart"):
                 report.error(
                     schema.MISSING,
-                    f"{where}.develop.watch[{index}] needs a target, as its action is {action}",
+                    f"{where}.develop.watch[{index}] requires a target, as its action is {action}, "
+                    "not rebuild or restart",
                     one.position,
                 )
         seen: dict[str, tuple[str, errors.Position]] = {}

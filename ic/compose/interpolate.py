@@ -111,9 +111,9 @@ class _Scan:
         if close < 0:
             raise Fault(
                 "E_INTERP_SYNTAX",
-                "invalid template: '${' is never closed by '}' on its line"
+                "invalid interpolation template: '${' is never closed by '}' on its line"
                 if "}" in text[dollar:end]
-                else "invalid template: '${' is never closed by '}'",
+                else "invalid interpolation template: '${' is never closed by '}'",
                 "escape a dollar that is meant as it is: $$",
             )
         if depth >= DEPTH_LIMIT:
@@ -121,7 +121,7 @@ class _Scan:
         if name is None or (not operator and text[at] != "}"):
             raise Fault(
                 "E_INTERP_SYNTAX",
-                f"invalid template: {text[dollar : min(close + 1, dollar + 60)]!r} is not a variable",
+                f"invalid interpolation template: {text[dollar : min(close + 1, dollar + 60)]!r} is not a variable",
                 "escape a dollar that is meant as it is: $$",
             )
         if not operator:

@@ -125,7 +125,10 @@ _VOLUME = schema.Key(
         "tmpfs": schema.mapping(
             {
                 "size": schema.Key(schema.WHOLE | schema.TEXT, low=0, fault=values.size),
-                "mode": schema.Key(schema.NUMBER | schema.TEXT, fault=values.whole),
+                "mode": schema.Key(
+                    schema.NUMBER | schema.TEXT,
+                    fault=lambda node: values.whole(node) or values.negative(node),
+                ),
             }
         ),
         "image": schema.mapping({"subpath": schema.text()}, pending=True),

@@ -143,7 +143,7 @@ def host(node: tree.Node) -> str:
         return ""
     name, found, _ = node.data.partition("=" if "=" in node.data else ":")
     if not found:
-        return f"{node.data!r} has no address; write it like host=10.0.0.1"
+        return f"{node.data!r} has no IP address; write it like host=10.0.0.1"
     return _host_name(name)
 
 

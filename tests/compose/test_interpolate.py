@@ -125,7 +125,7 @@ def test_an_unset_variable_is_told_once_with_its_first_place() -> None:
 def test_faults_name_path_and_place_and_all_are_told() -> None:
     _, said = interpolated("a: {b: ['${']}\nc: ${X:?why}\n", {})
     assert said == [
-        "E_INTERP_SYNTAX f:1:9: a.b[0]: invalid template: '${' is never closed by '}'",
+        "E_INTERP_SYNTAX f:1:9: a.b[0]: invalid interpolation template: '${' is never closed by '}'",
         "E_INTERP_REQUIRED f:2:4: c: required variable X is missing a value: why",
     ]
 

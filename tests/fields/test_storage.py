@@ -123,6 +123,7 @@ def test_a_target_given_twice_counts_once_and_the_later_stays() -> None:
         ("volumes: [{type: volume, target: /b, targte: x}]", "E_UNKNOWN_KEY 38 w.volumes[0] has the unknown key 'targte', which is not allowed (did you mean 'target'?)"),
         ("volumes: [{type: tmpfs, target: /b, tmpfs: {size: 0.5}}]", "E_TYPE 51 w.volumes[0].tmpfs.size must be an integer or a string, not a number"),
         ("volumes: [{type: tmpfs, target: /b, tmpfs: {size: x}}]", "E_VALUE 51 w.volumes[0].tmpfs.size: 'x' is an invalid size; write it like 64m or 1.5g"),
+        ("volumes: [{type: tmpfs, target: /b, tmpfs: {mode: -1}}]", "E_VALUE 51 w.volumes[0].tmpfs.mode: -1 must not be negative"),
         ("volumes: [{type: tmpfs, target: /b, tmpfs: {mode: 99999}}]", "E_VALUE 51 w.volumes[0].tmpfs.mode: invalid file mode 99999"),
         ("tmpfs: ''", "E_VALUE 8 w.tmpfs[0] is empty; it must be a path"),
         ("tmpfs: /a:size=x", "E_VALUE 8 w.tmpfs[0]: 'x' is an invalid size; write it like 64m or 1.5g"),

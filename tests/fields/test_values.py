@@ -51,7 +51,7 @@ WRONG: list[tuple[Fault, str, str]] = [
         "'A =b'",
         "'A ' is not the name of an environment variable: it has a trailing space",
     ),
-    (values.host, "a", "'a' has no address; write it like host=10.0.0.1"),
+    (values.host, "a", "'a' has no IP address; write it like host=10.0.0.1"),
     (values.host, "=1.1.1.1", "'' is not the name of a host"),
     (values.hosts, "{'a:b': 1.1.1.1}", "'a:b' is not the name of a host"),
 ]
