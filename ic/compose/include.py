@@ -42,7 +42,9 @@ def entries(document: tree.Node, report: tree.Report) -> list[Entry]:
         elif isinstance(item.data, dict):
             _warn_of_others(item, where, report)
             directory, path = item.child("project_directory"), item.child("path")
-            given = tree.text(directory, f"{where}.project_directory", report)
+            given = None
+            if directory is not None and directory.data is not None:
+                given = tree.text(directory, f"{where}.project_directory", report)
             one = Entry(
                 paths=_texts(path, f"{where}.path", report),
                 env_files=_texts(item.child("env_file"), f"{where}.env_file", report),

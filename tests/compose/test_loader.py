@@ -144,6 +144,28 @@ def test_a_companion_is_laid_on_its_file(tmp_path: pathlib.Path) -> None:
     assert load(tmp_path, companions=False).services["web"].image.image == "none"
 
 
+def test_standard_input_and_what_is_included_or_extended_have_no_companions(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    taken = "services: {web: {user: taken}, base: {user: taken}, more: {user: taken}}"
+    stacks.write(
+        tmp_path,
+        {
+            "-.incus.yaml": taken,
+            "base.yaml": "services: {base: {image: b}}",
+            "base.incus.yaml": taken,
+            "more.yaml": "services: {more: {image: m}}",
+            "more.incus.yaml": taken,
+        },
+    )
+    text = "include: [more.yaml]\nservices: {web: {extends: {file: base.yaml, service: base}}}\n"
+    options = loader.Options(files=("-",), cwd=str(tmp_path), project_name="s")
+    stack = loader.load(options, {}, text.encode)
+    assert [one.process.user for one in stack.services.values()] == [None, None]
+    assert stack.merged == ("<stdin>",)
+
+
 def test_a_file_of_comments_beside_another_one_adds_nothing(tmp_path: pathlib.Path) -> None:
     stacks.write(tmp_path, {"compose.yaml": ONE, "compose.override.yaml": "# nothing yet\n"})
     assert list(load(tmp_path).services) == ["web"]
