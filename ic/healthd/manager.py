@@ -348,8 +348,6 @@ class Manager:
         self._heap: list[tuple[int, int, str]] = []
         self._order = 0
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._waiting_events = 0
-        self._overflow = False
         self._probe_lane = _Lane("probe", PROBES, self._inbox.put)
         self._start_lane = _Lane("start", STARTS, self._inbox.put)
         self._restart_lane = _Lane("restart", RESTARTS, self._inbox.put)
@@ -532,7 +530,6 @@ class Manager:
         self._reason = message.reason
 
     def _take_told(self, message: _Told) -> None:
-        self._waiting_events -= 1
         self._event(message.event)
 
     def _take_answer(self, message: _Answer) -> None:
@@ -744,9 +741,8 @@ class Manager:
             event = stream.next(EVENT_S)
             if event is None or not _concerns(event):
                 continue
-            if self._waiting_events > INBOX_EVENTS:
+            if self._inbox.qsize() > INBOX_EVENTS:
                 return  # connect again, and list
-            self._waiting_events += 1
             self._inbox.put(_Told(event))
 
     def _event(self, event: Body) -> None:

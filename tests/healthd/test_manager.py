@@ -514,6 +514,27 @@ def test_many_restarts_of_the_server_restart_nothing(count: int):
         assert watch.failure is None
 
 
+def test_events_that_come_faster_than_they_are_read_are_dropped_for_a_listing():
+    server = standin.Server()
+    web = server.add("web", restart="always")
+    goes_on = threading.Event()
+    goes_on.set()
+
+    def clock() -> int:
+        goes_on.wait(10)
+        return time.monotonic_ns() // 1_000_000
+
+    with watching(server, clock=clock):
+        goes_on.clear()
+        for _ in range(manager.INBOX_EVENTS + 1_000):
+            server.tell("instance-updated", "web")
+        until(lambda: server.calls.count("events") == 2)
+        goes_on.set()
+        until(lambda: server.calls.count("list") >= 2)
+        server.exit("web")
+        until(lambda: len(web.starts) == 2)
+
+
 def test_a_server_restart_with_200_instances_restarts_none():
     server = standin.Server()
     for number in range(200):
