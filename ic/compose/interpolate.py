@@ -121,7 +121,8 @@ class _Scan:
         if name is None or (not operator and text[at] != "}"):
             raise Fault(
                 "E_INTERP_SYNTAX",
-                f"invalid interpolation template: {text[dollar : min(close + 1, dollar + 60)]!r} is not a variable",
+                f"invalid interpolation template: {text[dollar : min(close + 1, dollar + 60)]!r} is "
+                "not a variable",
                 "escape a dollar that is meant as it is: $$",
             )
         if not operator:
