@@ -184,12 +184,13 @@ class _Chains:
             return None
         asked = named.data
         there = services.data if services is not None and isinstance(services.data, dict) else {}
-        known = [name for name, one in there.items() if one.mark != "reset"]
         self.report.error(
             tree.REFERENCE,
             f"{where}: service {named.data!r} not found in {source.shown}",
             named.position,
-            lambda: tree.nearest_hint(asked, known),
+            lambda: tree.nearest_hint(
+                asked, [name for name, one in there.items() if one.mark != "reset"]
+            ),
         )
         return None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -274,3 +275,14 @@ def test_a_long_list_of_mistakes_is_told_without_a_search_for_each(tmp_path: pat
     assert len(told) == 1000
     assert told[0].hint == "did you mean 'service0'?"
     assert told[-1].hint == ""
+
+
+def test_mistakes_are_found_in_time_that_goes_up_with_their_number(tmp_path: pathlib.Path) -> None:
+    costs: list[float] = []
+    for count in (3000, 12_000):
+        text = "services:\n" + many(count, "  service@:\n    extends: serwice@\n")
+        begun = time.process_time()
+        with pytest.raises(errors.ComposeError):
+            stacks.load(tmp_path, text)
+        costs.append(time.process_time() - begun)
+    assert costs[1] <= 9 * costs[0]
