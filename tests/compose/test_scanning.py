@@ -40,13 +40,13 @@ def test_a_tab_may_stand_between_tokens(text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a:\n\tb: c\n", "cannot start any token"),
-        ("a:\n  -\tb\n", "cannot start any token"),
+        ("a:\n\tb: c\n", "a tab cannot indent a line"),
+        ("a:\n  -\tb\n", "a tab cannot start a token"),
         ("a: |\n  \tb\n", "an indentation must be of spaces"),
         ("a:\n  b: c\n\td\n", "violates indentation"),
         ("a: |0\n  b\n", "from 1 to 9"),
         ("a: | b\n", "a comment or a line break"),
-        ('a: "\\/"\n', "unknown escape character"),
+        ('a: "\\/"\n', "means nothing within double quotes"),
     ],
 )
 def test_a_tab_may_not_be_an_indentation(text: str, reason: str) -> None:
