@@ -125,7 +125,7 @@ def consistent(root: tree.Node, active: frozenset[str], report: tree.Report) -> 
         assert depends is not None
         report.error(
             "E_CYCLE",
-            f"dependency cycle: {' -> '.join(ring)}",
+            f"dependency cycle detected: {' -> '.join(ring)}",
             depends.key_position(ring[1]),
         )
 

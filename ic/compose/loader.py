@@ -522,7 +522,7 @@ class _Loading:
         ring = [self.disk.shown(one) for one in (*chain[chain.index(path) :], path)]
         self.report.error(
             include.CYCLE,
-            f"include cycle: {' -> '.join(ring)}",
+            f"include cycle detected: {' -> '.join(ring)}",
             node.position,
         )
 

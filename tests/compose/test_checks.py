@@ -29,11 +29,11 @@ WRONG = {
     "cycle": (
         "services:\n  a: {image: x, depends_on: [b]}\n  b: {image: x, depends_on: [c]}\n"
         "  c: {image: x, depends_on: [a]}\n",
-        "E_CYCLE 2:30 dependency cycle: a -> b -> c -> a",
+        "E_CYCLE 2:30 dependency cycle detected: a -> b -> c -> a",
     ),
     "itself": (
         "services:\n  a: {image: x, depends_on: [a]}\n",
-        "E_CYCLE 2:30 dependency cycle: a -> a",
+        "E_CYCLE 2:30 dependency cycle detected: a -> a",
     ),
     "port in two services": (
         "services:\n  a: {image: x, ports: ['80:1']}\n  b: {image: x, ports: ['80:2']}\n",

@@ -61,7 +61,7 @@ def test_the_same_twice_is_no_conflict(tmp_path: pathlib.Path) -> None:
     ("entry", "fault"),
     [
         ("nope.yaml", "E_FILE 1:11 cannot read nope.yaml: not found (no such file or directory)"),
-        ("compose.yaml", "E_INCLUDE_CYCLE 1:11 include cycle: "
+        ("compose.yaml", "E_INCLUDE_CYCLE 1:11 include cycle detected: "
          "compose.yaml -> compose.yaml"),
         ("1", "E_TYPE 1:11 include[0] must be a string or a mapping, not a number"),
         ("{path: [one.yaml, 2]}", "E_TYPE 1:29 include[0].path[1] must be a string, not a number"),
@@ -119,7 +119,7 @@ def test_a_circle_through_other_files_is_refused(tmp_path: pathlib.Path) -> None
     texts = {"one.yaml": "include: [two.yaml]", "two.yaml": "include: [one.yaml]"}
     error = stacks.refused(tmp_path, MAIN.format("one.yaml"), texts=texts)
     assert stacks.faults(error) == [
-        "E_INCLUDE_CYCLE 1:11 include cycle: one.yaml -> two.yaml -> one.yaml"
+        "E_INCLUDE_CYCLE 1:11 include cycle detected: one.yaml -> two.yaml -> one.yaml"
     ]
 
 
