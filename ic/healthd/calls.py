@@ -1,7 +1,7 @@
 """What the daemon asks of the server: one method per call, on the instances of one project.
 
 In: a client and a project. Out: bodies as the API has them, or an IcError; nothing is decided here. Every
-call has a deadline. Stands for `manager.Api`; tests have a stand-in of their own.
+call has a deadline. `Api` is what the daemon takes; tests have a stand-in of their own.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ic import errors, names
 from ic.incus import client as incus
@@ -18,6 +18,7 @@ from ic.journal import lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
+    from contextlib import AbstractContextManager
 
     from ic.incus import websocket
 
@@ -30,6 +31,35 @@ ENDING_SECONDS = 10.0  # for what was ended by force to be stopped for good
 _STOPPED = ("already stopped", "is not running", "isn't running")
 _RUNNING = ("already running",)
 _MOVING = ("Restarting", "Restoring")  # how the server describes what a write would break
+
+
+class Events(Protocol):
+    """Events as they come."""
+
+    def next(self, timeout: float | None = None) -> Body | None:
+        """The next one, None when none came within `timeout` seconds. Raises Unreachable when it broke."""
+        ...
+
+
+class Api(Protocol):
+    """What is asked of the server; failures are IncusErrors."""
+
+    heard: Callable[[float], None] | None
+
+    def instances(self) -> list[Body]: ...
+    def instance(self, name: str) -> tuple[Body, str]: ...
+    def patch(self, name: str, config: Mapping[str, str], etag: str) -> None: ...
+    def moving(self, name: str) -> bool: ...
+    def start(self, name: str, *, wanted: Callable[[], bool]) -> None: ...
+    def restart(
+        self, name: str, grace_ms: int, signal: str, *, run: str, wanted: Callable[[], bool]
+    ) -> bool: ...
+    def stop(
+        self, name: str, grace_ms: int, signal: str, *, run: str, wanted: Callable[[], bool]
+    ) -> bool: ...
+    def ending(self, name: str) -> tuple[int | None, bool]: ...
+    def heartbeat(self, generation: str) -> str: ...
+    def events(self) -> AbstractContextManager[Events]: ...
 
 
 class _Settled(Exception):

@@ -25,12 +25,11 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from ic import errors, names, units
-from ic.healthd import daemon, probes, spec, storm, worker
+from ic.healthd import acting, daemon, inbox, probes, spec, storm, watched, worker
 from ic.incus import transport
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from contextlib import AbstractContextManager
+    from ic.healthd import calls
 
 Body = dict[str, Any]
 Probing = Callable[[probes.Order, threading.Event], probes.Result]
@@ -55,21 +54,12 @@ EVENT_S = 0.3
 INBOX_EVENTS = 10_000
 RECONNECT_S = (0.5, 10.0)
 PROFILES_MS = 5_000
-OUTPUT_SHOWN = 200
-CLAIM_TRIES = 3
-NAME_KEPT = 16  # characters of a daemon's name (a fingerprint) that stand in its claims
 PEERS = 8
 LATE_MS = 1_000.0  # probes that begin so late on average are an overload
 ON_TIME_MS = 250.0
 LATE_BOUNDS_MS = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 5000.0, float("inf"))
 LEAVING_S = 1.2
 
-_POWER: dict[str, worker.Power] = {
-    "Running": "running",
-    "Ready": "running",
-    "Stopped": "stopped",
-    "Frozen": "frozen",
-}
 _STATUS: dict[str, worker.Status] = {
     word: word for word in ("starting", "healthy", "unhealthy", "stopped", "unknown")
 }
@@ -80,35 +70,6 @@ _CHANGES = ("instance-created", "instance-renamed", "instance-updated")
 _ACTIONS = frozenset(
     (*_STARTS, *_ENDS, *_CHANGES, "instance-paused", "instance-resumed", "instance-deleted")
 ) | {"profile-updated"}
-
-
-class Events(Protocol):
-    """Events as they come."""
-
-    def next(self, timeout: float | None = None) -> Body | None:
-        """The next one, None when none came within `timeout` seconds. Raises Unreachable when it broke."""
-        ...
-
-
-class Api(Protocol):
-    """What is asked of the server (`ic.healthd.calls`); failures are IncusErrors."""
-
-    heard: Callable[[float], None] | None
-
-    def instances(self) -> list[Body]: ...
-    def instance(self, name: str) -> tuple[Body, str]: ...
-    def patch(self, name: str, config: Mapping[str, str], etag: str) -> None: ...
-    def moving(self, name: str) -> bool: ...
-    def start(self, name: str, *, wanted: Callable[[], bool]) -> None: ...
-    def restart(
-        self, name: str, grace_ms: int, signal: str, *, run: str, wanted: Callable[[], bool]
-    ) -> bool: ...
-    def stop(
-        self, name: str, grace_ms: int, signal: str, *, run: str, wanted: Callable[[], bool]
-    ) -> bool: ...
-    def ending(self, name: str) -> tuple[int | None, bool]: ...
-    def heartbeat(self, generation: str) -> str: ...
-    def events(self) -> AbstractContextManager[Events]: ...
 
 
 class Tell(Protocol):
@@ -148,168 +109,6 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     brown_out: str
 
 
-class _Entry:
-    """One instance: what is asked, its state, and what is under way."""
-
-    __slots__ = (
-        "address",
-        "asked",
-        "at",
-        "changed",
-        "holding",
-        "look_again",
-        "looking",
-        "mine",
-        "name",
-        "own",
-        "state",
-        "touched",
-    )
-
-    def __init__(self, name: str, asked: spec.Spec) -> None:
-        self.name = name
-        self.address = names.address("instance", name)
-        self.asked = asked  # as it is acted upon: a void hold is left out
-        self.holding = asked.held  # the generation that the instance itself names
-        self.state = worker.State()
-        self.at: int | None = None  # what stands in the heap
-        self.changed = 0  # grows with every event about its power: what was read before is old
-        self.touched = 0  # when the last of them came
-        self.looking = False
-        self.look_again = False
-        self.own = 0  # our own writes whose `instance-updated` is still to come
-        self.mine = threading.Lock()
-
-    def expect(self) -> None:
-        """A write of ours is about to be sent."""
-        with self.mine:
-            self.own += 1
-
-    def unexpect(self) -> bool:
-        """It was refused, or its event came. False when none was expected (any more)."""
-        with self.mine:
-            self.own -= 1
-            if self.own >= 0:
-                return True
-            self.own = 0
-            return False
-
-
-class _Lane:
-    """Threads that run jobs in order; made when there is work for one more."""
-
-    def __init__(self, name: str, size: int, post: Callable[[Any], None]) -> None:
-        self._name = name
-        self._size = size
-        self._post = post
-        self._jobs: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
-        self._idle = 0
-        self._lock = threading.Lock()
-        self.threads: list[threading.Thread] = []
-
-    def put(self, job: Callable[[], Any]) -> None:
-        """Run a job when a thread is free; its answer is posted."""
-        with self._lock:
-            self._idle -= 1
-            if self._idle < 0 and len(self.threads) < self._size:
-                thread = threading.Thread(
-                    target=self._work, name=f"{self._name}-{len(self.threads)}", daemon=True
-                )
-                self.threads.append(thread)
-                self._idle += 1
-                thread.start()
-        self._jobs.put(job)
-
-    def close(self) -> None:
-        """Take no more; what waits is thrown away."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._jobs.get_nowait()
-        for _ in self.threads:
-            self._jobs.put(None)
-
-    def _work(self) -> None:
-        while True:
-            job = self._jobs.get()
-            if job is None:
-                return
-            try:
-                answer = job()
-            except Exception as error:  # noqa: BLE001 - the loop's boundary: the deciding thread raises it
-                answer = _Fault(error)
-            with self._lock:
-                self._idle += 1
-            self._post(answer)
-
-
-# --- what comes into the inbox ---------------------------------------------------------------
-
-
-class _Fault(msgspec.Struct, frozen=True):
-    """Something that must not happen, or a refusal that ends all work."""
-
-    error: BaseException
-
-
-class _Online(msgspec.Struct, frozen=True):
-    """The event stream is open: list now."""
-
-
-class _Offline(msgspec.Struct, frozen=True):
-    """The event stream broke."""
-
-    reason: str
-
-
-class _Told(msgspec.Struct, frozen=True):
-    """An event of the server."""
-
-    event: Body
-
-
-class _Listed(msgspec.Struct, frozen=True):
-    """A full listing that was asked for at `asked` (ms), `first` after connecting."""
-
-    asked: int
-    first: bool
-    bodies: list[Body] | None
-
-
-class _Looked(msgspec.Struct, frozen=True):
-    """One instance read; None when it is gone."""
-
-    name: str
-    changed: int
-    body: Body | None
-    failed: bool = False
-    doubt: bool = False
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    """The answer to a command of a worker. `doubt`: the server could not be reached meanwhile."""
-
-    name: str
-    event: worker.Event
-    doubt: bool = False
-
-
-class _Probe(msgspec.Struct, frozen=True):
-    """A probe that has ended."""
-
-    name: str
-    number: int
-    due: int
-    started: int
-    result: probes.Result
-
-
-class _Held(msgspec.Struct, frozen=True):
-    """The heartbeat of a run that holds instances; empty when it holds no more, None when unknown."""
-
-    generation: str
-    heartbeat: str | None
-
-
 def _boottime_ms() -> int:
     """A clock that counts suspended time as well and is never set back."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
@@ -324,7 +123,7 @@ class Manager:
 
     def __init__(
         self,
-        api: Api,
+        api: calls.Api,
         probe: Probing,
         tell: Tell,
         *,
@@ -344,14 +143,14 @@ class Manager:
         self._clock = clock
         self._wall = wall
         self._chance = chance or random.Random()  # noqa: S311 - jitter, not secrecy
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, watched.Entry] = {}
         self._heap: list[tuple[int, int, str]] = []
         self._order = 0
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._probe_lane = _Lane("probe", PROBES, self._inbox.put)
-        self._start_lane = _Lane("start", STARTS, self._inbox.put)
-        self._restart_lane = _Lane("restart", RESTARTS, self._inbox.put)
-        self._call_lane = _Lane("call", CALLS, self._inbox.put)
+        self._probe_lane = inbox.Lane("probe", PROBES, self._inbox.put)
+        self._start_lane = inbox.Lane("start", STARTS, self._inbox.put)
+        self._restart_lane = inbox.Lane("restart", RESTARTS, self._inbox.put)
+        self._call_lane = inbox.Lane("call", CALLS, self._inbox.put)
         self._storm = weather or storm.Storm()
         self._brown = ""
         self._latencies: queue.SimpleQueue[float] = queue.SimpleQueue()
@@ -371,25 +170,28 @@ class Manager:
         ] = {}  # generation -> heartbeat, and since when it stands
         self._hold_at: int | None = None
         self._void: set[str] = set()
+        self._acting = acting.Acting(
+            api, self._say, me=me, wall=wall, cancel=self._cancel, void=self._void
+        )
         self._turned = 0
         self._late = 0.0
         self._overload = False
         self._counts: dict[str, int] = {}
         self._acts: dict[str, int] = {}
-        self._writes = self._listings = 0
+        self._listings = 0
         self._late_sum = 0.0
         self._late_counts = dict.fromkeys(LATE_BOUNDS_MS, 0)
         self.beat = 0
         self._handlers: dict[type, Callable[[Any], None]] = {
-            _Fault: self._take_fault,
-            _Online: self._take_online,
-            _Offline: self._take_offline,
-            _Told: self._take_told,
-            _Listed: self._take_listed,
-            _Looked: self._take_looked,
-            _Answer: self._take_answer,
-            _Probe: self._take_probe,
-            _Held: self._take_held,
+            inbox.Fault: self._take_fault,
+            inbox.Online: self._take_online,
+            inbox.Offline: self._take_offline,
+            inbox.Told: self._take_told,
+            inbox.Listed: self._take_listed,
+            inbox.Looked: self._take_looked,
+            inbox.Answer: self._take_answer,
+            inbox.Probe: self._take_probe,
+            inbox.Held: self._take_held,
             type(None): self._take_nothing,
         }
 
@@ -414,7 +216,7 @@ class Manager:
         return Figures(
             probes=dict(self._counts),
             acts=dict(self._acts),
-            writes=self._writes,
+            writes=self._acting.writes,
             listings=self._listings,
             late_ms=self._late_sum,
             late=dict(self._late_counts),
@@ -512,10 +314,10 @@ class Manager:
     def _take(self, message: Any) -> None:
         self._handlers[type(message)](message)
 
-    def _take_fault(self, message: _Fault) -> None:
+    def _take_fault(self, message: inbox.Fault) -> None:
         raise message.error
 
-    def _take_online(self, message: _Online) -> None:
+    def _take_online(self, message: inbox.Online) -> None:
         del message
         self._connected_at = self._clock()
         self._renew.clear()
@@ -524,15 +326,15 @@ class Manager:
             entry.own = 0
         self._list(first=True)
 
-    def _take_offline(self, message: _Offline) -> None:
+    def _take_offline(self, message: inbox.Offline) -> None:
         self._online = False
         self._list_at = None
         self._reason = message.reason
 
-    def _take_told(self, message: _Told) -> None:
+    def _take_told(self, message: inbox.Told) -> None:
         self._event(message.event)
 
-    def _take_answer(self, message: _Answer) -> None:
+    def _take_answer(self, message: inbox.Answer) -> None:
         self._doubt_of(failed=message.doubt)
         if isinstance(message.event, worker.Acted):
             self._storm.ended(message.name)
@@ -557,15 +359,15 @@ class Manager:
         self._listing = True
         asked = self._clock()
 
-        def job() -> _Listed | _Fault:
+        def job() -> inbox.Listed | inbox.Fault:
             try:
-                return _Listed(asked, first, self._api.instances())
+                return inbox.Listed(asked, first, self._api.instances())
             except errors.IncusError as error:
-                return _refusal(error) or _Listed(asked, first, None)
+                return inbox.refusal(error) or inbox.Listed(asked, first, None)
 
         self._call_lane.put(job)
 
-    def _take_listed(self, message: _Listed) -> None:
+    def _take_listed(self, message: inbox.Listed) -> None:
         self._listing = False
         now = self._clock()
         if message.first and message.asked < self._connected_at:
@@ -593,7 +395,7 @@ class Manager:
             for entry in self._entries.values():
                 self._step(entry, worker.Gap())
 
-    def _look(self, entry: _Entry) -> None:
+    def _look(self, entry: watched.Entry) -> None:
         if entry.looking:
             entry.look_again = True
             return
@@ -601,18 +403,20 @@ class Manager:
         self._call_lane.put(self._look_job(entry.name, entry.changed))
 
     def _look_job(self, name: str, changed: int) -> Callable[[], Any]:
-        def job() -> _Looked | _Fault:
+        def job() -> inbox.Looked | inbox.Fault:
             try:
-                return _Looked(name, changed, self._api.instance(name)[0])
+                return inbox.Looked(name, changed, self._api.instance(name)[0])
             except errors.NotFound:
-                return _Looked(name, changed, None)
+                return inbox.Looked(name, changed, None)
             except errors.IncusError as error:
-                doubt = _doubtful(error)
-                return _refusal(error) or _Looked(name, changed, None, failed=True, doubt=doubt)
+                doubt = inbox.doubtful(error)
+                return inbox.refusal(error) or inbox.Looked(
+                    name, changed, None, failed=True, doubt=doubt
+                )
 
         return job
 
-    def _take_looked(self, message: _Looked) -> None:
+    def _take_looked(self, message: inbox.Looked) -> None:
         entry = self._entries.get(message.name)
         again = False
         if entry is not None:
@@ -630,7 +434,7 @@ class Manager:
         else:
             self._body(message.name, message.body, fresh=False)
 
-    def _look_later(self, message: _Looked, entry: _Entry | None) -> None:
+    def _look_later(self, message: inbox.Looked, entry: watched.Entry | None) -> None:
         """One look in vain is that one instance's matter: it alone is asked for again, later and later.
 
         The second in a row that found no server says that the events may not come any more either. What is
@@ -657,7 +461,7 @@ class Manager:
             asked = self._with_hold(asked)
         entry = self._entries.get(name)
         if entry is None:
-            entry = self._entries[name] = _Entry(name, asked)
+            entry = self._entries[name] = watched.Entry(name, asked)
             self._say_problems(entry, ())
         entry.holding = holding
         label = own.get(names.RESOURCE)
@@ -673,7 +477,7 @@ class Manager:
         self._step(
             entry,
             worker.Seen(
-                power=_POWER.get(str(body.get("status", "")), "unknown"),
+                power=watched.POWER.get(str(body.get("status", "")), "unknown"),
                 run=run,
                 age_ms=self._age_ms(run) if ever else 0,
                 ever_started=ever,
@@ -685,16 +489,16 @@ class Manager:
 
     def _meet(self, by: str) -> None:
         """Remember another daemon by its claim."""
-        if by and self._me and by != self._me[:NAME_KEPT] and by not in self._peers:
+        if by and self._me and by != self._me[: acting.NAME_KEPT] and by not in self._peers:
             self._peers = [*self._peers, by][-PEERS:]
 
-    def _respec(self, entry: _Entry, asked: spec.Spec) -> None:
+    def _respec(self, entry: watched.Entry, asked: spec.Spec) -> None:
         before, entry.asked = entry.asked, asked
         if before.problems != asked.problems:
             self._say_problems(entry, before.problems)
         self._step(entry, worker.Respec(before=before))
 
-    def _say_problems(self, entry: _Entry, before: tuple[spec.Problem, ...]) -> None:
+    def _say_problems(self, entry: watched.Entry, before: tuple[spec.Problem, ...]) -> None:
         for key, reason in entry.asked.problems:
             if (key, reason) not in before:
                 self._tell("misconfigured", entry.address, cause=f"{key}: {reason}")
@@ -717,25 +521,25 @@ class Manager:
         while not self._cancel.is_set():
             try:
                 with self._api.events() as stream:
-                    self._inbox.put(_Online())
+                    self._inbox.put(inbox.Online())
                     pause = low
                     self._hand_on(stream)
                 continue  # at once: what happens in between is not seen
             except errors.IncusError as error:
-                refusal = _refusal(error)
+                refusal = inbox.refusal(error)
                 if refusal is not None:
                     self._inbox.put(refusal)
                     return
                 reason = error.summary
             except Exception as error:  # noqa: BLE001 - the loop's boundary: the deciding thread raises it
-                self._inbox.put(_Fault(error))
+                self._inbox.put(inbox.Fault(error))
                 return
-            self._inbox.put(_Offline(reason))
+            self._inbox.put(inbox.Offline(reason))
             if self._cancel.wait(pause * self._chance.uniform(0.8, 1.2)):
                 return
             pause = min(2 * pause, high)
 
-    def _hand_on(self, stream: Events) -> None:
+    def _hand_on(self, stream: calls.Events) -> None:
         self._renew.clear()
         while not self._cancel.is_set() and not self._renew.is_set():
             event = stream.next(EVENT_S)
@@ -743,7 +547,7 @@ class Manager:
                 continue
             if self._inbox.qsize() > INBOX_EVENTS:
                 return  # connect again, and list
-            self._inbox.put(_Told(event))
+            self._inbox.put(inbox.Told(event))
 
     def _event(self, event: Body) -> None:
         metadata = cast("Body", event.get("metadata") or {})
@@ -795,7 +599,7 @@ class Manager:
         name = str(requestor.get("username", ""))
         if name == self._me:
             return "me"
-        return "peer" if name[:NAME_KEPT] in self._peers else "other"
+        return "peer" if name[: acting.NAME_KEPT] in self._peers else "other"
 
     # --- holds -----------------------------------------------------------------------------------
 
@@ -818,15 +622,15 @@ class Manager:
             self._call_lane.put(self._hold_job(generation))
 
     def _hold_job(self, generation: str) -> Callable[[], Any]:
-        def job() -> _Held | _Fault:
+        def job() -> inbox.Held | inbox.Fault:
             try:
-                return _Held(generation, self._api.heartbeat(generation))
+                return inbox.Held(generation, self._api.heartbeat(generation))
             except errors.IncusError as error:
-                return _refusal(error) or _Held(generation, None)
+                return inbox.refusal(error) or inbox.Held(generation, None)
 
         return job
 
-    def _take_held(self, message: _Held) -> None:
+    def _take_held(self, message: inbox.Held) -> None:
         now = self._clock()
         known = self._holds.get(message.generation)
         if known is None:
@@ -845,7 +649,7 @@ class Manager:
 
     # --- commands --------------------------------------------------------------------------------
 
-    def _step(self, entry: _Entry, event: worker.Event) -> None:
+    def _step(self, entry: watched.Entry, event: worker.Event) -> None:
         now = self._clock()
         due = entry.state.due
         entry.state, commands = worker.step(entry.state, entry.asked, event, now)
@@ -868,13 +672,13 @@ class Manager:
             heapq.heappush(self._heap, (at, self._order, entry.name))
         entry.at = at
 
-    def _say(self, entry: _Entry, told: worker.Tell) -> None:
-        line = transport.clean(told.line)[:OUTPUT_SHOWN]
+    def _say(self, entry: watched.Entry, told: worker.Tell) -> None:
+        line = transport.clean(told.line)[: watched.OUTPUT_SHOWN]
         self._tell(
             told.kind, entry.address, cause=transport.clean(told.cause), code=told.code, line=line
         )
 
-    def _probe(self, entry: _Entry, command: worker.Probe, due: int) -> None:
+    def _probe(self, entry: watched.Entry, command: worker.Probe, due: int) -> None:
         ordered = order(
             entry.asked,
             f"{entry.name}.{command.number}.{self._chance.getrandbits(32):08x}",
@@ -882,15 +686,15 @@ class Manager:
         )
         name = entry.name
 
-        def job() -> _Probe:
+        def job() -> inbox.Probe:
             started = self._clock()
-            return _Probe(
+            return inbox.Probe(
                 name, command.number, due, started, self._run_probe(ordered, self._cancel)
             )
 
         self._probe_lane.put(job)
 
-    def _take_probe(self, message: _Probe) -> None:
+    def _take_probe(self, message: inbox.Probe) -> None:
         late = max(0.0, float(message.started - message.due))
         self._late_sum += late
         self._late_counts[next(bound for bound in LATE_BOUNDS_MS if late <= bound)] += 1
@@ -901,7 +705,7 @@ class Manager:
                 "overload" if self._overload else "on-time", cause=f"{self._late:.0f} ms late"
             )
         result = message.result
-        if result.error is not None and (refusal := _refusal(result.error)) is not None:
+        if result.error is not None and (refusal := inbox.refusal(result.error)) is not None:
             raise refusal.error
         entry = self._entries.get(message.name)
         if entry is None:
@@ -911,7 +715,7 @@ class Manager:
         if kind == "timeout" and now - self._slow_at <= entry.asked.timeout_ms + ECHO_MS:
             kind = "error"  # late answers of the server look like a slow service
         self._counts[kind] = self._counts.get(kind, 0) + 1
-        self._doubt_of(failed=result.error is not None and _doubtful(result.error))
+        self._doubt_of(failed=result.error is not None and inbox.doubtful(result.error))
         self._step(
             entry,
             worker.Probed(
@@ -928,14 +732,14 @@ class Manager:
             self._storm.probed(entry.name, entry.asked.interval_ms, now, good=good)
 
     def _code_job(self, name: str) -> Callable[[], Any]:
-        def job() -> _Answer | _Fault | None:
+        def job() -> inbox.Answer | inbox.Fault | None:
             try:
                 code, forced = self._api.ending(name)
-                return _Answer(name, worker.Exited(code=code, forced=forced))
+                return inbox.Answer(name, worker.Exited(code=code, forced=forced))
             except errors.NotFound:
-                return _Answer(name, worker.Exited(code=None))
+                return inbox.Answer(name, worker.Exited(code=None))
             except errors.IncusError as error:
-                return _refusal(error)  # it is asked for again where it matters
+                return inbox.refusal(error)  # it is asked for again where it matters
 
         return job
 
@@ -944,154 +748,18 @@ class Manager:
 
     # --- actions ---------------------------------------------------------------------------------
 
-    def _do(self, entry: _Entry, command: worker.Do, now: int) -> None:
+    def _do(self, entry: watched.Entry, command: worker.Do, now: int) -> None:
         self._acts[command.act] = self._acts.get(command.act, 0) + 1
         if command.act == "start":
             self._say(entry, worker.Tell(kind="start", cause=command.why))
-            self._start_lane.put(lambda: self._acting(entry, command, None))
+            self._start_lane.put(lambda: self._acting.act(entry, command, None))
             return
         self._storm.began(entry.name, now)
-        self._restart_lane.put(lambda: self._claim_and_act(entry, command))
+        self._restart_lane.put(lambda: self._acting.claim_and_act(entry, command))
 
-    def _claim_and_act(self, entry: _Entry, command: worker.Do) -> _Answer | _Fault:
-        try:
-            claim = self._claim(entry, command)
-        except errors.IncusError as error:
-            acted = worker.Acted(act=command.act, outcome="failed", detail=error.summary)
-            return _refusal(error) or _Answer(entry.name, acted, doubt=_doubtful(error))
-        if isinstance(claim, str):
-            outcome: worker.Outcome = "claimed" if claim == "claimed" else "refused"
-            return _Answer(entry.name, worker.Acted(act=command.act, outcome=outcome, detail=claim))
-        return self._acting(entry, command, claim)
-
-    def _claim(self, entry: _Entry, command: worker.Do) -> spec.Claim | str:
-        """The claim that was taken, or why it was not: `claimed` by somebody else, or a reason not to act."""
-        for attempt in range(CLAIM_TRIES):
-            body, etag = self._api.instance(entry.name)
-            own = cast("dict[str, Any]", body.get("config") or {})
-            config = cast("dict[str, Any]", body.get("expanded_config") or own)
-            asked = spec.read(entry.name, config)
-            run = str(body.get("last_used_at") or "")
-            before = spec.claim(own)
-            if before.restarts != command.claim.restarts or (command.run and run != command.run):
-                return "claimed"
-            if _POWER.get(str(body.get("status", ""))) != "running":
-                return "not running"
-            held = asked.held and asked.held not in self._void
-            if held or asked.want_stopped or asked.paused:
-                return "left alone"
-            if self._api.moving(entry.name):
-                return "busy"  # somebody is restarting it, gracefully
-            claim = spec.Claim(
-                restarts=before.restarts + 1,
-                at=int(self._wall() * 1000),
-                run=run,
-                do=_promise(command.act, asked),
-                why=command.why,
-                by=self._me[:NAME_KEPT],
-            )
-            keys = {names.HEALTH: spec.claim_text(claim)}
-            if asked.test:
-                lines = entry.state.lines
-                keys[names.HEALTH_STATUS] = "unhealthy"
-                keys[names.HEALTH_OUTPUT] = transport.clean("".join(lines[-1:]))[:OUTPUT_SHOWN]
-            entry.expect()
-            try:
-                self._api.patch(entry.name, keys, etag)
-            except errors.PreconditionFailed:
-                entry.unexpect()  # changed: perhaps by somebody who claims it, perhaps by something else
-            except errors.IncusError as error:
-                entry.unexpect()
-                if not transport.is_busy(error):
-                    raise
-                if attempt + 1 == CLAIM_TRIES:
-                    return "busy"
-                self._cancel.wait(0.2)
-            else:
-                return claim
-        return "claimed"
-
-    def _acting(
-        self, entry: _Entry, command: worker.Do, claim: spec.Claim | None
-    ) -> _Answer | _Fault:
-        name, grace, signal = entry.name, entry.asked.grace_ms, entry.asked.signal
-        run = "" if claim is None else claim.run
-        given = True
-
-        def wanted() -> bool:
-            asked = entry.asked
-            return not (asked.want_stopped or asked.held or entry.state.stopped_by == "person")
-
-        if claim is not None:
-            self._say(entry, worker.Tell(kind=command.act, cause=command.why))
-        try:
-            if command.act == "start":
-                self._api.start(name, wanted=wanted)
-            elif command.act == "restart":
-                given = self._api.restart(name, grace, signal, run=run, wanted=wanted)
-            else:
-                grace = grace if command.act == "stop" else 0
-                given = self._api.stop(name, grace, signal, run=run, wanted=wanted)
-        except errors.NotFound:
-            acted = worker.Acted(act=command.act, outcome="refused", claim=claim)
-            return _Answer(name, acted)
-        except errors.IncusError as error:
-            acted = worker.Acted(
-                act=command.act, outcome="failed", detail=error.summary, claim=claim
-            )
-            return _refusal(error) or _Answer(name, acted, doubt=_doubtful(error))
-        if not given:
-            cause = f"no shell in the image to give {signal} with: it had a second"
-            self._say(entry, worker.Tell(kind="ungraceful", cause=cause))
-        if not wanted():
-            acted = worker.Acted(act=command.act, outcome="refused", claim=claim)
-            return _Answer(name, acted)
-        return _Answer(name, worker.Acted(act=command.act, outcome="done", claim=claim))
-
-    # --- writing ---------------------------------------------------------------------------------
-
-    def _write(self, entry: _Entry, command: worker.Write) -> None:
+    def _write(self, entry: watched.Entry, command: worker.Write) -> None:
         state = entry.state
-        self._call_lane.put(lambda: self._writing(entry, command, state))
-
-    def _writing(
-        self, entry: _Entry, command: worker.Write, state: worker.State
-    ) -> _Answer | _Fault:
-        """Read, then write by compare-and-swap, once: no person's start shall meet a write that insists."""
-        refused = worker.Wrote(done=False)
-        try:
-            body, etag = self._api.instance(entry.name)
-            own = cast("dict[str, Any]", body.get("config") or {})
-            now_run = str(body.get("last_used_at") or "")
-            before = spec.claim(own)
-            power = _POWER.get(str(body.get("status", "")))
-            # Claimed meanwhile: what was promised must not be written over.
-            if before.restarts > state.claim.restarts or power != state.power:
-                return _Answer(entry.name, refused)
-            if (state.run and now_run != state.run) or self._api.moving(entry.name):
-                return _Answer(entry.name, refused)
-            claim = msgspec.structs.replace(
-                before,
-                at=int(self._wall() * 1000),
-                run=now_run,
-                do=command.do,
-                why=command.why,
-                by=self._me[:NAME_KEPT],
-            )
-            keys = {names.HEALTH: spec.claim_text(claim)}
-            if command.status or own.get(names.HEALTH_STATUS):
-                keys[names.HEALTH_STATUS] = command.status
-                keys[names.HEALTH_OUTPUT] = transport.clean(command.line)[:OUTPUT_SHOWN]
-            entry.expect()
-            try:
-                self._api.patch(entry.name, keys, etag)
-            except BaseException:
-                entry.unexpect()
-                raise
-        except errors.IncusError as error:
-            return _refusal(error) or _Answer(entry.name, refused, doubt=_doubtful(error))
-        self._writes += 1
-        return _Answer(entry.name, worker.Wrote(done=True, status=command.status, claim=claim))
+        self._call_lane.put(lambda: self._acting.write(entry, command, state))
 
     # --- one round -------------------------------------------------------------------------------
 
@@ -1106,8 +774,12 @@ class Manager:
             name = str(body.get("name", ""))
             config = cast("Body", body.get("expanded_config") or body.get("config") or {})
             asked = spec.read(name, config)
-            if asked.test and asked.watched and _POWER.get(str(body.get("status"))) == "running":
-                entry = self._entries[name] = _Entry(name, asked)
+            if (
+                asked.test
+                and asked.watched
+                and watched.POWER.get(str(body.get("status"))) == "running"
+            ):
+                entry = self._entries[name] = watched.Entry(name, asked)
                 under_way.add(name)
                 self._probe(entry, worker.Probe(number=1), self._clock())
             elif asked.problems and not asked.daemon:
@@ -1116,9 +788,9 @@ class Manager:
         while under_way and time.monotonic() < until:
             with contextlib.suppress(queue.Empty):
                 message = self._inbox.get(timeout=1.0)
-                if isinstance(message, _Fault):
+                if isinstance(message, inbox.Fault):
                     raise message.error
-                if isinstance(message, _Probe):
+                if isinstance(message, inbox.Probe):
                     under_way.discard(message.name)
                     problems = self._entries[message.name].asked.problems
                     rounds.append(
@@ -1147,27 +819,6 @@ def order(asked: spec.Spec, marker: str, run: str = "") -> probes.Order:
         marker=marker,
         run=run,
     )
-
-
-def _refusal(error: errors.IncusError) -> _Fault | None:
-    """The end of all work, when the server says that this client may not; None for every other failure.
-
-    What a restricted project forbids to everybody (E_RESTRICTED) is a failure like others.
-    """
-    untrusted = isinstance(error, errors.Untrusted) or error.code == errors.Forbidden.code
-    return _Fault(error) if untrusted else None
-
-
-def _doubtful(error: errors.IncusError) -> bool:
-    """Whether the server was not there, or its answer was lost."""
-    return isinstance(error, errors.Unreachable | errors.TimedOut)
-
-
-def _promise(act: worker.Act, asked: spec.Spec) -> spec.Promise:
-    """What a successor has to finish when this daemon dies in between."""
-    if act == "kill":
-        return "" if asked.restart in ("", "no") else "restart"
-    return "stop" if act == "stop" else "restart"
 
 
 def _concerns(event: Body) -> bool:

@@ -161,7 +161,7 @@ class Server:
 
 
 class Client:
-    """One client of the server, with a name of its own; stands for `ic.healthd.manager.Api`.
+    """One client of the server, with a name of its own; stands for `ic.healthd.calls.Api`.
 
     `before` is called with the name of every call, before it is carried out, and may raise; `after` behind it.
     """

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ic import errors, names
-from ic.healthd import manager, probes, spec, storm
+from ic.healthd import acting, manager, probes, spec, storm
 from tests.healthd import standin
 
 TEST = '["CMD", "check"]'
@@ -856,7 +856,7 @@ def test_another_daemon_is_known_by_its_claims_and_is_no_person(*, known: bool):
     web = server.add("web", restart="always")
     other = "another daemon, a fingerprint"
     if known:
-        web.config[names.HEALTH] = spec.claim_text(spec.Claim(by=other[: manager.NAME_KEPT]))
+        web.config[names.HEALTH] = spec.claim_text(spec.Claim(by=other[: acting.NAME_KEPT]))
     with watching(server, me="daemon"):
         standin.Client(server, other).stop("web", 1_000)
         if known:
