@@ -152,6 +152,11 @@ class Output:
         """One JSON document on stdout; control characters are escaped by JSON itself."""
         self._write(self.stdout, _encoded(document) + "\n")
 
+    def values(self, values: list[str] | dict[str, str]) -> None:
+        """Names, or names with their texts, as one JSON document on stdout that has no schema."""
+        made = msgspec.json.format(msgspec.json.encode(values), indent=2).decode()
+        self._write(self.stdout, ascii_json(made) + "\n")
+
     def table(self, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Columns as wide as their longest cell; the last one is not padded."""
         cells = [[clean(cell).replace("\n", " ") for cell in row] for row in rows]
@@ -194,8 +199,8 @@ class Output:
 
             self._write(self.stderr, _encoded(documents.error(error)) + "\n")
             return
+        self.diagnostics(error.diagnostics)
         found = [one for one in error.diagnostics if one.severity == "error"]
-        self.diagnostics(found)
         if len(found) == 1 and error.summary.endswith(found[0].summary) and not error.details:
             return  # it was all said, with its place
         lines = [f"{self.tint('error', 'red', error=True)}: {clean(error.summary)}"]

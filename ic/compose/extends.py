@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CYCLE = "E_EXTENDS_CYCLE"
 CHAIN_LIMIT = 1_000
+_KEYS = ("service", "file")
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -100,6 +101,7 @@ class _Chains:
         self.join = join
         self.report = report
         self.done: dict[tuple[str, str], tree.Node] = {}
+        self.failed: set[tuple[str, str]] = set()  # what is wrong with these was told
         self.sizes: dict[int, int] = {}
         self.kept: list[tree.Node] = []  # so that an id stays that of one node
 
@@ -125,6 +127,8 @@ class _Chains:
             if (here.file, at) in self.done:
                 base = self.done[here.file, at]
                 break
+            if (here.file, at) in self.failed:
+                return self._fail(links)
             extends = _extends_of(node)
             if extends is None:
                 base = graft.without(node, "extends")
@@ -133,17 +137,21 @@ class _Chains:
             links.append(link)
             if (here.file, at) in seen or len(links) > CHAIN_LIMIT:
                 self._cycle(links)
-                return None
+                return self._fail(links)
             seen.add((here.file, at))
             following = self._target(link)
             if following is None:
-                return None
+                return self._fail(links)
             at, here, node = following
         for link in reversed(links):
             base = self._joined(base, link)
             self.done[link.source.file, link.name] = base
             self.kept.append(base)
         return base
+
+    def _fail(self, links: list[Link]) -> None:
+        """Keep what led to a fault, so that it is told once and not for everyone who meets it."""
+        self.failed.update((link.source.file, link.name) for link in links)
 
     def _joined(self, base: tree.Node, link: Link) -> tree.Node:
         if base.data is None:
@@ -162,6 +170,7 @@ class _Chains:
         named: tree.Node | None = link.extends
         source = link.source
         if isinstance(named.data, dict):
+            tree.warn_of_ignored(named, where, _KEYS, "W_EXTENDS", self.report)
             file = named.child("file")
             named = named.child("service")
             if file is not None and file.data is not None:

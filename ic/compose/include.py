@@ -40,7 +40,7 @@ def entries(document: tree.Node, report: tree.Report) -> list[Entry]:
         if isinstance(item.data, str):
             found.append(Entry(paths=(item,)))
         elif isinstance(item.data, dict):
-            _warn_of_others(item, where, report)
+            tree.warn_of_ignored(item, where, _KEYS, "W_INCLUDE", report)
             directory, path = item.child("project_directory"), item.child("path")
             given = None
             if directory is not None and directory.data is not None:
@@ -63,18 +63,6 @@ def entries(document: tree.Node, report: tree.Report) -> list[Entry]:
         else:
             tree.wrong_type(item, where, report, "a string or a mapping")
     return found
-
-
-def _warn_of_others(item: tree.Node, where: str, report: tree.Report) -> None:
-    """Keys that docker compose takes here and does nothing with."""
-    for key in item.data if isinstance(item.data, dict) else ():
-        if key not in _KEYS:
-            near = tree.nearest_hint(key, _KEYS)
-            report.warn(
-                "W_INCLUDE",
-                f"{where} has the unknown key {key!r}, which is ignored{': ' if near else ''}{near}",
-                item.key_position(key),
-            )
 
 
 def _texts(node: tree.Node | None, where: str, report: tree.Report) -> tuple[tree.Node, ...]:

@@ -428,6 +428,21 @@ def unsupported(what: str, position: errors.Position | None, report: Report) -> 
     report.error(UNSUPPORTED, f"{what} is not supported yet", position)
 
 
+def warn_of_ignored(
+    node: Node, where: str, known: Iterable[str], code: str, report: Report
+) -> None:
+    """Warn of keys of a mapping that docker compose takes there and does nothing with."""
+    known = tuple(known)
+    for key in node.data if isinstance(node.data, dict) else ():
+        if key not in known:
+            near = nearest_hint(key, known)
+            report.warn(
+                code,
+                f"{where} has the unknown key {key!r}, which is ignored{': ' if near else ''}{near}",
+                node.key_position(key),
+            )
+
+
 def nearest_hint(given: str, known: Iterable[str]) -> str:
     """`did you mean X?` for the nearest known word, or nothing when none is near."""
     # Fewer edits than letters: a single letter would be near to every other.

@@ -96,6 +96,18 @@ def test_a_single_mistake_is_told_once() -> None:
     assert stderr.getvalue().splitlines()[-1] == "error: cannot read the stack: 2 mistakes"
 
 
+def test_warnings_are_told_beside_the_mistakes() -> None:
+    one = errors.Diagnostic(severity="error", code="E", summary="the file is empty")
+    other = errors.Diagnostic(severity="warning", code="W", summary="'pth' is ignored")
+    error = errors.ComposeError("cannot read: the file is empty", diagnostics=(one, other))
+    out, _, stderr = made()
+    out.error(error)
+    assert stderr.getvalue() == "error: the file is empty\nwarning: 'pth' is ignored\n"
+    out, _, stderr = made(quiet=True)
+    out.error(error)
+    assert stderr.getvalue() == "error: the file is empty\n"
+
+
 def test_an_error_with_json_is_one_document_on_stderr() -> None:
     out, stdout, stderr = made(json=True)
     out.error(errors.Locked("cannot take the lease: held"))

@@ -4,6 +4,7 @@ import pathlib
 
 import pytest
 
+from ic import errors
 from tests.compose import stacks
 
 
@@ -78,6 +79,30 @@ def test_circles_are_refused_with_their_services(tmp_path: pathlib.Path) -> None
     assert "a (compose.yaml) -> b (other.yaml) -> a (compose.yaml)" in stacks.faults(error)[0]
     itself = stacks.refused(tmp_path, "services: {a: {image: x, extends: a}}")
     assert "a -> a" in stacks.faults(itself)[0]
+
+
+def test_a_fault_is_told_once_for_all_who_meet_it(tmp_path: pathlib.Path) -> None:
+    ring = "a: {extends: b}, b: {extends: c}, c: {extends: a}, d: {extends: a}, e: {extends: d}"
+    (told,) = stacks.faults(stacks.refused(tmp_path, f"services: {{{ring}}}"))
+    assert told.endswith("(circular reference): a -> b -> c -> a")
+    text = "services: {a: {extends: b}, b: {extends: gone}, c: {extends: b}}"
+    (told,) = stacks.faults(stacks.refused(tmp_path, text))
+    assert told == "E_REFERENCE 1:42 services.b.extends: service 'gone' not found in compose.yaml"
+
+
+def test_a_key_that_extends_does_not_know_is_named(tmp_path: pathlib.Path) -> None:
+    warning = (
+        "services.web.extends has the unknown key 'fil', which is ignored: did you mean 'file'?"
+    )
+    error = stacks.refused(tmp_path, "services: {web: {image: a, extends: {fil: base.yaml}}}")
+    assert [one.summary for one in error.diagnostics] == [
+        "services.web.extends must name a service",
+        warning,
+    ]
+    text = "services: {web: {extends: {fil: x, service: db}}, db: {image: b}}"
+    (told,) = stacks.load(tmp_path, text).diagnostics
+    assert (told.code, told.severity, told.summary) == ("W_EXTENDS", "warning", warning)
+    assert told.position == errors.Position("compose.yaml", 1, 28)
 
 
 def test_reset_and_override_work_on_what_is_extended(tmp_path: pathlib.Path) -> None:

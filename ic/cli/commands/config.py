@@ -54,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FORMAT",
         help="yaml or json (default: yaml; --variables: a table)",
     )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON document, as --format json; of lists too; errors as ic.error/1",
+    )
     for name, what in _LISTS:
         parser.add_argument(f"--{name}", dest=f"only_{name}", action="store_true", help=what)
     parser.add_argument(
@@ -91,6 +96,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
     """Load and print."""
+    if arguments.json:
+        if arguments.format not in ("", "json"):
+            raise errors.UsageError(
+                f"cannot print as {arguments.format!r} and as JSON", hint="leave out one of them"
+            )
+        arguments.format = "json"
     only = next((name for name in _PRECEDENCE if getattr(arguments, f"only_{name}")), "")
     if only == "variables":
         _variables(session, arguments)
@@ -160,6 +171,14 @@ def _lines(session: sessions.Session, lines: Iterable[str]) -> None:
     text = "".join(f"{line}\n" for line in lines)
     if text:
         _print(session, text)
+
+
+def _listed(session: sessions.Session, names: list[str]) -> None:
+    """Names, one a line; with --json as one list."""
+    if session.out.json:
+        session.out.values(names)
+    else:
+        _lines(session, names)
 
 
 # --- the document ---------------------------------------------------------------------------------------
@@ -242,7 +261,7 @@ def _list(session: sessions.Session, arguments: argparse.Namespace, only: str) -
 
         stack = _load(session, arguments, interpolate=False, env_files=False, whole=False)
         found = canonical.plain_tree(stack).get("services")
-        _lines(session, sorted(cast("Document", found or {})))
+        _listed(session, sorted(cast("Document", found or {})))
         return
     named: list[str] = arguments.services if only in ("profiles", "images") else []
     stack = _load(
@@ -278,7 +297,7 @@ def _list(session: sessions.Session, arguments: argparse.Namespace, only: str) -
         )
     else:
         found = list(cast("Document", root.get(only) or {}))
-    _lines(session, sorted(one for one in found if one))
+    _listed(session, sorted(one for one in found if one))
 
 
 def _is_true(text: str) -> bool:
@@ -299,6 +318,7 @@ def _hash(session: sessions.Session, arguments: argparse.Namespace) -> None:
     named: list[str] = arguments.only_hash.split(",")
     wanted = services if arguments.only_hash == "*" else named
     platform = stack.environment.get("DOCKER_DEFAULT_PLATFORM", "")
+    made: dict[str, str] = {}
     for name in sorted(wanted):
         if name not in services:
             everyone = _every_service(stack)
@@ -308,7 +328,11 @@ def _hash(session: sessions.Session, arguments: argparse.Namespace) -> None:
                 code="E_REFERENCE",
             )
         service = _for_platform(name, services[name], platform)
-        _lines(session, [f"{name} {canonical.digest(service)}"])
+        made[name] = canonical.digest(service)
+        if not arguments.json:
+            _lines(session, [f"{name} {made[name]}"])
+    if arguments.json:
+        session.out.values(made)
 
 
 def _for_platform(name: str, service: Document, default: str) -> Document:
@@ -333,7 +357,11 @@ def _environment(session: sessions.Session, arguments: argparse.Namespace) -> No
     named: list[str] = arguments.services
     stack = _load(session, arguments, named, interpolate=not arguments.no_interpolate)
     _selected(session, stack, named)
-    if not session.out.quiet:
+    if session.out.quiet:
+        return
+    if arguments.json:
+        session.out.values(dict(sorted(stack.environment.items())))
+    else:
         _lines(session, sorted(f"{name}={value}" for name, value in stack.environment.items()))
 
 

@@ -201,6 +201,76 @@ def test_another_format_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["config", "-q", "--format", "xml"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("--services", ["web"]),
+        ("--no-interpolate --services", ["db", "web"]),
+        ("--images", ["nginx:1"]),
+        ("--models", []),
+        ("--variables", {"TAG": {"Name": "TAG", "DefaultValue": "1", "PresenceValue": "", "Required": False}}),
+    ],
+)  # fmt: skip
+def test_with_json_a_list_is_one_document(
+    flags: str, expected: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert json.loads(printed(capsys, "config", "--json", *flags.split())) == expected
+
+
+def test_with_json_the_document_is_that_of_its_format(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = printed(capsys, "config", "--format", "json")
+    assert printed(capsys, "config", "--json") == shown
+    assert printed(capsys, "config", "--json", "--format", "json") == shown
+    assert main.main(["config", "--json", "--format", "yaml"]) == 1
+    assert json.loads(capsys.readouterr().err)["code"] == "E_USAGE"
+
+
+def test_with_json_digests_and_variables_are_mappings(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, digest = printed(capsys, "config", "--hash", "*").split()
+    assert json.loads(printed(capsys, "config", "--json", "--hash", "*")) == {name: digest}
+    monkeypatch.setenv("AAA", "x\x1b")
+    shown = printed(capsys, "config", "--json", "--environment")
+    assert json.loads(shown)["AAA"] == "x\x1b"
+    assert "\x1b" not in shown
+
+
+def test_with_json_every_mistake_stands_in_one_document(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "include: [{pth: x}]\nservices:\n  web:\n    imgae: x\n  db: {image: a, user: 5}\n"
+    (folder / "compose.yaml").write_text(text)
+    assert main.main(["config", "--json"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    told = json.loads(shown.err)
+    assert (told["schema"], told["code"], told["exit"]) == ("ic.error/1", "E_COMPOSE", 1)
+    found = [
+        (one["severity"], one["code"], one["file"], one["line"], one["column"])
+        for one in told["diagnostics"]
+    ]
+    assert found == [
+        ("warning", "W_INCLUDE", "compose.yaml", 1, 11),
+        ("warning", "W_INCLUDE", "compose.yaml", 1, 12),
+        ("error", "E_UNKNOWN_KEY", "compose.yaml", 4, 5),
+        ("error", "E_TYPE", "compose.yaml", 5, 24),
+    ]
+    assert told["diagnostics"][2]["hint"] == "did you mean 'image'?"
+
+
+def test_a_warning_is_told_beside_the_mistake_that_it_explains(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "compose.yaml").write_text("include: [{pth: x.yaml}]\n")
+    assert main.main(["config"]) == 1
+    shown = capsys.readouterr().err
+    assert "error: the compose file is empty" in shown
+    assert "compose.yaml:1:12: warning: include[0] has the unknown key 'pth'" in shown
+    assert main.main(["-q", "config"]) == 1
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_merged_files_are_named_on_stderr(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "compose.override.yaml").write_text("services: {web: {user: me}}\n")
     (folder / "compose.incus.yaml").write_text("services: {web: {hostname: h}}\n")
