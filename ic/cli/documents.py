@@ -6,7 +6,7 @@ types by `scripts/generate.py`. Times are RFC 3339 in UTC, durations millisecond
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -198,6 +198,14 @@ class HealthdCheck(msgspec.Struct, frozen=True, kw_only=True):
     leaked: tuple[str, ...]
 
 
+class HealthdLog(msgspec.Struct, frozen=True, kw_only=True):
+    """`ic healthd logs --json`: what the daemon wrote, oldest first: `time`, `event` and its fields."""
+
+    schema: Literal["ic.log/1"] = "ic.log/1"
+    stack: str
+    lines: tuple[dict[str, Any], ...]
+
+
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     """The server's part of `ic version`."""
 
@@ -227,7 +235,7 @@ class Error(msgspec.Struct, frozen=True, kw_only=True):
     diagnostics: tuple[Diagnostic, ...]
 
 
-Document = Plan | Apply | History | Ps | HealthdStatus | HealthdCheck | Version | Error
+Document = Plan | Apply | History | Ps | HealthdStatus | HealthdCheck | HealthdLog | Version | Error
 DOCUMENTS: dict[str, type[msgspec.Struct]] = {
     "ic.plan-1": Plan,
     "ic.apply-1": Apply,
@@ -235,6 +243,7 @@ DOCUMENTS: dict[str, type[msgspec.Struct]] = {
     "ic.ps-1": Ps,
     "ic.healthd-1": HealthdStatus,
     "ic.check-1": HealthdCheck,
+    "ic.log-1": HealthdLog,
     "ic.version-1": Version,
     "ic.error-1": Error,
 }

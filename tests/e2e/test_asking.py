@@ -102,6 +102,8 @@ def test_logs_are_json_and_can_be_cut(watched: scenario.Scenario) -> None:
     assert lines[0]["event"] == "start"
     assert {"time", "event"} <= set(lines[-1])
     assert len(watched.ic("healthd", "logs", "-n", "1").out.splitlines()) == 1
+    told = watched.ic("healthd", "logs", "--json").json()
+    assert (told["schema"], told["lines"][: len(lines)]) == ("ic.log/1", lines)
 
 
 def test_check_runs_once_and_prints_what_it_gave(watched: scenario.Scenario) -> None:

@@ -47,9 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "service", nargs="?", metavar="SERVICE", help="of check: SERVICE or SERVICE/N"
     )
-    parser.add_argument("--json", action="store_true", help="status, check: one JSON document")
     parser.add_argument(
-        "-n", dest="tail", type=int, metavar="N", help="logs: only the last N lines"
+        "--json", action="store_true", help="status, logs, check: one JSON document"
+    )
+    parser.add_argument(
+        "-n", dest="tail", type=int, metavar="N", help="logs: only the last N lines, 0 is none"
     )
     parser.add_argument(
         "--lock-timeout",
@@ -108,6 +110,7 @@ def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
         if (arguments.service is not None) != (verb == "check"):
             missing = "which service?" if verb == "check" else f"{verb} takes no service"
             raise errors.UsageError(f"cannot run `healthd {verb}`: {missing}")
+        _check_options(verb, arguments)
         return _VERBS[verb](session, arguments)
     project = arguments.project or session.env.get(sidecar.PROJECT_VARIABLE)
     if not project:
@@ -117,6 +120,18 @@ def run(session: sessions.Session, arguments: argparse.Namespace) -> int:
         )
     settings = _settings(arguments, project)
     return _once(session, settings) if arguments.once else _live(session, arguments, settings)
+
+
+def _check_options(verb: str, arguments: argparse.Namespace) -> None:
+    """Refuse what would do nothing with this verb."""
+    if arguments.json and verb == "restart":
+        raise errors.UsageError("cannot print JSON: `healthd restart` has no result to print")
+    if arguments.tail is not None and verb != "logs":
+        raise errors.UsageError(f"cannot use -n with `healthd {verb}`: only logs has lines")
+    if arguments.tail is not None and arguments.tail < 0:
+        raise errors.UsageError(
+            f"cannot show the last {arguments.tail} lines: -n takes a number from 0"
+        )
 
 
 # --- the daemon ----------------------------------------------------------------------------------------
@@ -382,9 +397,24 @@ def _logs(session: sessions.Session, arguments: argparse.Namespace) -> int:
     lines = [line for line in raw.decode(errors="replace").splitlines() if line.strip()]
     if arguments.tail is not None:
         lines = lines[-arguments.tail :] if arguments.tail > 0 else []
-    if lines:
+    if arguments.json:
+        from ic.cli import documents
+
+        entries = tuple(_entry(line) for line in lines)
+        session.out.document(documents.HealthdLog(stack=session.stack_name(), lines=entries))
+    elif lines:
         session.out.text("\n".join(lines))
     return 0
+
+
+def _entry(line: str) -> dict[str, Any]:
+    """A line of the log; what a full disk left of one is its text."""
+    import msgspec
+
+    try:
+        return msgspec.json.decode(line, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return {"text": line}
 
 
 def _restart(session: sessions.Session, arguments: argparse.Namespace) -> int:

@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--wait-timeout",
         type=float,
         metavar="SECONDS",
-        help="with --wait: give up after so long (default: never)",
+        help="with --wait: give up after so long, counted from when all is started, as docker compose"
+        " counts; what services wait for before they start is not in it (default: never)",
     )
     parser.add_argument(
         "--remove-orphans", action="store_true", help="remove services that are gone from the files"

@@ -47,6 +47,9 @@ def test_without_a_project_it_is_no_daemon_and_names_the_question(
         (["sing"], "there are status, logs, restart, check"),
         (["check"], "which service?"),
         (["status", "web"], "status takes no service"),
+        (["logs", "-n", "-1"], "-n takes a number from 0"),
+        (["status", "-n", "1"], "only logs has lines"),
+        (["restart", "--json"], "has no result to print"),
         (["--project", "p", "--api", "http://x"], "neither https://HOST:PORT nor a socket"),
         (["--project", "p", "--api", "https://x:99999"], "is not a port"),
     ],
@@ -57,6 +60,12 @@ def test_what_is_typed_wrong_is_said(
     status, err = told(capsys, *argv)
     assert status == 1
     assert reason in err
+
+
+def test_a_line_of_the_log_that_is_cut_off_is_its_text() -> None:
+    assert healthd._entry('{"event":"watching","code":1}') == {"event": "watching", "code": 1}
+    for line in ('{"event":"wat', "[1]", ""):
+        assert healthd._entry(line) == {"text": line}
 
 
 def test_a_round_needs_an_identity(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
