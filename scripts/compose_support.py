@@ -242,7 +242,8 @@ What ic {version} does with each key of the Compose Specification. Nothing is dr
 - **mapped**: has its meaning on Incus.
 - **no effect**: accepted, and there is nothing to do.
 - **not yet**: read, checked, merged and printed by `ic config`; `ic plan`, `apply` and `up` refuse it at its
-  file, line and column with `not supported yet`. Nothing is changed.
+  file, line and column with `not supported yet`. Nothing is changed. Where it is empty or docker's own
+  default (`tty: false`, `cpus: 0`, `cgroup: private`) it asks for nothing, and passes.
 
 A key that the specification does not know is an error too, with the nearest known one. Keys that begin
 with `x-` are kept for `ic config` and mean nothing else, but for `x-ic` of a service and of the stack.

@@ -67,7 +67,7 @@ NETWORK = schema.Key(
         ),
         "external": _OLD_EXTERNAL,
         "internal": schema.flag(),
-        "enable_ipv4": schema.flag(pending=True),
+        "enable_ipv4": schema.flag(pending=True, usual=(True,)),
         "enable_ipv6": schema.flag(pending=True),
         "attachable": schema.flag(pending=True),
         "labels": _LABELS.but(index=merging.by_name),
@@ -293,7 +293,8 @@ def _service(name: str, node: tree.Node, report: tree.Report) -> Service:
 def tell_pending(root: tree.Node, active: Collection[str], report: tree.Report) -> None:
     """Report every key of a tree that has no effect on Incus yet; none is dropped in silence.
 
-    The tree may have mistakes. What only inactive services say is not told.
+    One that is written at docker's own default asks for nothing, and passes. The tree may have
+    mistakes. What only inactive services say is not told.
     """
     for name, node in _named(root, "services"):
         if name in active:
@@ -306,7 +307,8 @@ def tell_pending(root: tree.Node, active: Collection[str], report: tree.Report) 
                 )
             _tell_pending(node, key, f"{top}.{name}", report)
     for top, key in (STACK.keys or {}).items():
-        if key.pending and root.child(top) is not None:
+        node = root.child(top)
+        if key.pending and node is not None and not key.asks_nothing(node):
             tree.unsupported(top, root.key_position(top), report)
 
 
@@ -316,6 +318,8 @@ def _tell_pending(node: tree.Node, key: schema.Key, where: str, report: tree.Rep
         for name, one in data.items():
             below = key.below(name)
             if below is None or "pending" not in below.stages:
+                continue
+            if below.pending and below.asks_nothing(one):
                 continue
             if below.pending:
                 tree.unsupported(f"{where}.{name}", node.key_position(name), report)

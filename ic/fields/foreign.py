@@ -14,7 +14,12 @@ COMPOSE_KEY = "x-incus-compose"
 
 _SCALAR = schema.Key(schema.TEXT | schema.NUMBER | schema.FLAG)
 OPTIONS = schema.Key(
-    schema.MAPPING | schema.NULL, names=_SCALAR, name_pattern=".", extensions=False, pending=True
+    schema.MAPPING | schema.NULL,
+    names=_SCALAR,
+    name_pattern=".",
+    extensions=False,
+    pending=True,
+    usual=(),
 )
 _TEXT = schema.text()
 _FLAG = schema.flag()
@@ -60,7 +65,7 @@ _DEVICE = schema.Key(
 
 def _placed(keys: dict[str, schema.Key], *, options: bool = True) -> dict[str, schema.Key]:
     """Both extensions at one kind of place."""
-    found = {COMPOSE_KEY: _own(keys).but(pending=True)}
+    found = {COMPOSE_KEY: _own(keys).but(pending=True, usual=())}
     return found | {OPTIONS_KEY: OPTIONS} if options else found
 
 

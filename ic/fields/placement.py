@@ -79,8 +79,8 @@ _RESOURCES = schema.mapping(
 DEPLOY = schema.Key(
     schema.MAPPING | schema.NULL,
     keys={
-        "mode": schema.text(pending=True),
-        "endpoint_mode": schema.text(pending=True),
+        "mode": schema.text(pending=True, usual=("replicated",)),
+        "endpoint_mode": schema.text(pending=True, usual=("vip",)),
         "replicas": schema.whole(),
         "labels": schema.pairs(merge=merging.sequences, index=merging.by_name, pending=True),
         "rollback_config": _UPDATE,
@@ -94,6 +94,7 @@ DEPLOY = schema.Key(
                 "window": _DURATION,
             },
             pending=True,
+            usual=(),  # even an empty one stands over `restart`
         ),
         "placement": schema.mapping(
             {
@@ -107,7 +108,7 @@ DEPLOY = schema.Key(
 )
 SCHEMA: dict[str, schema.Key] = {
     "annotations": schema.pairs(merge=merging.sequences, index=merging.by_name, pending=True),
-    "attach": schema.late_flag(pending=True),
+    "attach": schema.late_flag(pending=True, usual=(True,)),
     "container_name": schema.text(
         "[a-zA-Z0-9][a-zA-Z0-9_.-]+",
         told="does not match [a-zA-Z0-9][a-zA-Z0-9_.-]+: it needs a letter or digit and at least "

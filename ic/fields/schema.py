@@ -3,7 +3,8 @@
 Pure. A section's `SCHEMA` gives each of its keys a `Key`: the types, words, patterns and ranges that docker
 compose 2.40.3 takes there (compose-go 2.9.1), how two files' values become one (`merge`, `index`), how text
 becomes a typed value (`cast`), how the short form becomes the long one (`long`), what its absence means
-(`fill`), what only a look at the text can tell (`fault`), and whether ic carries it out (`pending`).
+(`fill`), what only a look at the text can tell (`fault`), whether ic carries it out (`pending`), and which
+value is docker's own default, so that writing it asks for nothing (`usual`).
 `validate` holds a tree against a Key; `rewrite` walks only where a stage has something to do.
 """
 
@@ -81,6 +82,7 @@ class Key:
         "told",
         "tolerant",
         "types",
+        "usual",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +112,7 @@ class Key:
         fill: Rewrite | None = None,
         fault: Fault | None = None,
         pending: bool = False,
+        usual: tuple[tree.Scalar, ...] = (False, 0),
     ) -> None:
         self.types = types
         self.enum = enum
@@ -135,6 +138,7 @@ class Key:
         self.fill = fill
         self.fault = fault
         self.pending = pending
+        self.usual = usual
         below = [*(keys or {}).values(), *(one for one in (names, item) if one is not None)]
         here = {name for name in _STAGES if getattr(self, name)}
         self.stages = frozenset(here.union(*(one.stages for one in below)))
@@ -153,6 +157,21 @@ class Key:
             if found is not None:
                 return found
         return self.names
+
+    def asks_nothing(self, node: tree.Node) -> bool:
+        """Whether a value here is as if it were not written: empty, or docker's own default.
+
+        Without another word that is false, and 0 where a number may stand; with `usual` () nothing is, nor
+        what is empty.
+        """
+        data = node.data
+        if data is None or isinstance(data, (dict, list)):
+            return not data and bool(self.usual)
+        if isinstance(data, str) and bool in (self.types or ()):
+            data = tree.word_as_boolean(data)
+        if isinstance(data, str) and int in (self.types or ()) and data == "0":
+            data = 0
+        return data in self.usual or (data == "" and bool(self.usual))
 
     def words(self) -> str:
         """What may stand here, in words."""

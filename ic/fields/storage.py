@@ -107,7 +107,7 @@ _VOLUME = schema.Key(
         "consistency": schema.text(),
         "bind": schema.mapping(
             {
-                "propagation": schema.text(pending=True),
+                "propagation": schema.text(pending=True, usual=("rprivate",)),
                 "create_host_path": schema.late_flag(),
                 "recursive": schema.word(
                     "enabled", "disabled", "writable", "readonly", pending=True

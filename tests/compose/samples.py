@@ -16,13 +16,13 @@ def value(key: schema.Key) -> object:
     """The smallest value that says something and that the reader takes."""
     types = key.types or frozenset({str})
     if key.fault is not None and key.cast is None and str in types:
-        for text in ("1s", "64m", "0440", "1", "true", "h=10.0.0.1"):
-            if not key.fault(_node(text)):
+        for text in ("1s", "64m", "0440", "1", "true", "false", "h=10.0.0.1"):
+            if not (key.fault(_node(text)) or key.asks_nothing(_node(text))):
                 return text
     if int in types:
         return max(key.low or 0, 1)
     if bool in types:
-        return True
+        return True not in key.usual
     if str in types:
         return key.enum[0] if key.enum else "always"
     if list in types and key.item is not None:

@@ -453,7 +453,7 @@ def test_all_faults_of_all_files_are_told_at_once(tmp_path: pathlib.Path) -> Non
         tmp_path,
         {
             "compose.yaml": "services:\n  web:\n    imgae: a\n    cap_add: [x]\n    ports: [x]\n",
-            "compose.override.yaml": "services:\n  web:\n    image: b\n    privileged: true\nsecrets: {}\n",
+            "compose.override.yaml": "services:\n  web:\n    image: b\n    privileged: true\nsecrets: {s: {file: f}}\n",
         },
     )
     with pytest.raises(errors.ComposeError) as caught:

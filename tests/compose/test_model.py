@@ -66,6 +66,53 @@ def test_what_has_no_effect_yet_is_read_and_kept_from_running(tmp_path: pathlib.
     )
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "init: false", "tty: false", "stdin_open: 'no'", "privileged: false", "read_only: false",
+        "oom_kill_disable: false", "use_api_socket: false", "attach: true", "attach: 'true'",
+        "cpus: 0", "cpus: '0'", "cpu_count: 0", "cpu_percent: 0", "cpu_shares: 0", "cpuset: ''",
+        "mem_limit: 0", "mem_limit: '0'", "memswap_limit: 0", "mem_swappiness: -1", "shm_size: 0",
+        "oom_score_adj: 0", "pids_limit: -1", "pids_limit: 0", "cgroup: private", "ipc: private",
+        "isolation: default", "uts: ''", "network_mode: ''", "platform: ''", "cap_add: []",
+        "devices: []", "sysctls: {}", "ulimits: {}", "dns: []", "extra_hosts: []", "logging: {}",
+        "secrets: []", "post_start: []", "annotations: {}", "group_add: []", "storage_opt: {}",
+        "deploy: {mode: replicated, endpoint_mode: vip, resources: {}}",
+        "volumes: [{type: bind, source: /s, target: /t, bind: {propagation: rprivate}}]",
+        "networks: {n: {priority: 0, gw_priority: 0, driver_opts: {}, mac_address: ''}}",
+    ],
+)  # fmt: skip
+def test_what_is_written_at_its_default_asks_for_nothing(tmp_path: pathlib.Path, line: str) -> None:
+    top = (
+        "networks: {n: {enable_ipv4: true, enable_ipv6: false, attachable: false, driver_opts: {}}}\n"
+        "volumes: {v: {driver_opts: {}}}\nsecrets: {}\nconfigs: {}\n"
+    )
+    text = f"services:\n  w:\n    image: a\n    {line}\n{top}"
+    assert stacks.load(tmp_path, text).pending == ()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "init: true", "tty: 'true'", "attach: false", "attach: 'no'", "cpus: 0.5", "cpuset: '0'", "mem_limit: 1",
+        "mem_swappiness: 1", "pids_limit: 1", "cgroup: host", "ipc: host", "oom_score_adj: -1",
+        "memswap_limit: -1", "cap_add: [NET_ADMIN]", "domainname: '0'", "deploy: {mode: global}",
+        "deploy: {restart_policy: {}}",
+    ],
+)  # fmt: skip
+def test_anything_else_is_refused_where_it_stands(tmp_path: pathlib.Path, line: str) -> None:
+    error = stacks.refused(tmp_path, f"services:\n  w:\n    image: a\n    {line}\n")
+    (told,) = error.diagnostics
+    assert (told.code, told.position and told.position.line) == ("E_UNSUPPORTED", 4)
+
+
+@pytest.mark.parametrize("line", ["enable_ipv4: false", "enable_ipv6: true", "attachable: true"])
+def test_a_network_that_is_not_as_usual_is_refused(tmp_path: pathlib.Path, line: str) -> None:
+    text = f"services: {{w: {{image: a, networks: [n]}}}}\nnetworks: {{n: {{{line}}}}}\n"
+    (told,) = stacks.refused(tmp_path, text).diagnostics
+    assert told.summary == f"networks.n.{line.partition(':')[0]} is not supported yet"
+
+
 def test_a_path_without_a_position_has_its_parents() -> None:
     root = stacks.node("services:\n  web: {ports: [1, 2]}\n")
     stack = model.Stack(name="s", working_dir="/", services={}, tree=root)
