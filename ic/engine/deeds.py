@@ -779,11 +779,15 @@ def _revoke(tools: Tools, deed: kind.Revoke) -> None:
 
 
 def _await_exit(tools: Tools, deed: kind.AwaitExit) -> None:
-    health.await_exit(tools.client, deed, tools.interrupted)
+    health.await_exit(tools.client, deed, _limits(tools))
 
 
 def _await_healthy(tools: Tools, deed: kind.AwaitHealthy) -> None:
-    health.await_healthy(tools.client, deed, tools.interrupted)
+    health.await_healthy(tools.client, deed, _limits(tools))
+
+
+def _limits(tools: Tools) -> health.Limits:
+    return health.Limits(interrupted=tools.interrupted, clock=tools.clock, sleep=tools.sleep)
 
 
 _DEEDS: dict[type[kind.Deed], Callable[[Tools, Any], dict[str, str] | None]] = {

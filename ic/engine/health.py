@@ -35,6 +35,10 @@ AGAIN_SECONDS = (
     90.0  # the daemon's longest pause before a start is a minute: later it starts nothing
 )
 TICK_SECONDS = 0.25  # how soon an interruption is noticed
+JOB_HINT = (
+    "`--wait` wants every service to run on, also one with `restart: on-failure`, unless another one waits "
+    "for its end: `depends_on: {JOB: {condition: service_completed_successfully}}`"
+)
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,7 +183,8 @@ class _Waiting:
         self.began = limits.clock()
         self.looked = self.began
         self.asked = self.began  # when the daemon was looked at last
-        self.trouble: tuple[float, str] | None = None  # since when it does not watch, and why
+        self.well = self.began  # when it watched, or nothing was asked of it, last
+        self.borne: set[str] = set()  # who has ended, and waits for the daemon's start
         self.probing: probing.Probing | None = None
         self.lines: dict[str, str] = {}  # the last line of a probe, where they are run from here
 
@@ -238,27 +243,34 @@ class _Waiting:
                 hint="`ic ps` shows how the services are",
                 code="E_WAIT_TIMEOUT",
             )
-        if self.daemon is not None and self._needs_daemon():
+        if self.daemon is None:
+            return
+        if self._needs_daemon():
             self._check_daemon(self.daemon, now)
+        else:
+            self.well = now
 
     def _needs_daemon(self) -> bool:
-        return any(one.condition != "completed" for one in self.left.values())
+        """Whether a verdict is waited for, or the start of a job that has ended badly."""
+        return any(
+            one.condition != "completed" or one.name in self.borne for one in self.left.values()
+        )
 
     def _check_daemon(self, daemon: Daemon, now: float) -> None:
-        if now - self.asked < STATE_SECONDS and now - self.began < daemon.patience_ms / 1000:
+        patience = daemon.patience_ms / 1000
+        if now - self.asked < STATE_SECONDS and now - self.well < patience:
             return
         if now - self.asked < TICK_SECONDS:
             return
         self.asked = now
         why = sidecars.why_not(self.client, daemon.state_path, daemon.state_query)
         if not why:
-            self.trouble = None
-            return
-        since = self.trouble[0] if self.trouble else self.began
-        self.trouble = (since, why)
-        if now - since >= daemon.patience_ms / 1000:
+            self.well = now
+        elif now - self.well >= patience:
+            jobs = sorted(self.borne & self.left.keys())
+            what = f"{', '.join(jobs)} to be started again" if jobs else "health"
             raise errors.OperationFailed(
-                f"cannot wait for health: the health daemon does not watch: {why}",
+                f"cannot wait for {what}: the health daemon does not watch: {why}",
                 details=tuple(f"{name} {why}" for name, why in sorted(self.reasons.items())),
                 hint="`ic healthd status` and `ic healthd logs` tell more",
                 code="E_HEALTHD",
@@ -271,6 +283,7 @@ class _Waiting:
         body = cast("Body", self.client.get(incus.path("instances", name), self.query))
         found = standing(body, watch.condition, self._probed(name, body))
         self.reasons[name] = found.reason
+        self.borne.discard(name)
         if found.word == "ended":
             self._ended(watch, body)
         elif found.word == "failed":
@@ -310,11 +323,14 @@ class _Waiting:
         again = another or (len(ends) <= most and comes_back(asked.restart, code))
         if again and self.limits.clock() - since < AGAIN_SECONDS:
             self.reasons[watch.name] = "has ended, and is started again"
+            if not another:
+                self.borne.add(watch.name)
             return
         how = "has ended" if code is None else f"ended with exit code {code}"
         raise errors.OperationFailed(
             f"cannot go on with instance {watch.name}: it {how}",
             details=self.client.last_output(path, self.query),
+            hint=JOB_HINT if watch.condition == "running" and code == 0 else "",
             code="E_EXIT_CODE",
         )
 
@@ -337,21 +353,25 @@ def comes_back(policy: spec.Policy, code: int | None) -> bool:
 # --- a plan's steps ---------------------------------------------------------------------------------
 
 
-def await_exit(client: incus.Client, deed: kind.AwaitExit, interrupted: Callable[[], bool]) -> None:
-    """Wait until a one-shot job has ended well; docker compose's rule, which bears what is started again."""
+def await_exit(client: incus.Client, deed: kind.AwaitExit, limits: Limits) -> None:
+    """Wait until a one-shot job has ended well; docker compose's rule, which bears what is started again.
+
+    The daemon that is to start it again is looked at as long as it has not.
+    """
     name = unquote(deed.path.rpartition("/")[2])
     watch = Watch(name=name, condition="completed", ends=None if deed.again else 0)
-    _Waiting(client, deed.query, (watch,), None, Limits(interrupted=interrupted)).run()
+    _Waiting(client, deed.query, (watch,), _daemon(deed), limits).run()
 
 
-def await_healthy(
-    client: incus.Client, deed: kind.AwaitHealthy, interrupted: Callable[[], bool]
-) -> None:
+def await_healthy(client: incus.Client, deed: kind.AwaitHealthy, limits: Limits) -> None:
     """Wait for what a service depends on; an end, or a bad verdict, is a failure at once."""
     name = unquote(deed.path.rpartition("/")[2])
-    daemon = None
-    if deed.state_path:
-        daemon = Daemon(
-            state_path=deed.state_path, state_query=deed.state_query, patience_ms=deed.patience_ms
-        )
-    wait(client, deed.query, (Watch(name=name),), daemon, Limits(interrupted=interrupted))
+    wait(client, deed.query, (Watch(name=name),), _daemon(deed), limits)
+
+
+def _daemon(deed: kind.AwaitExit | kind.AwaitHealthy) -> Daemon | None:
+    if not deed.state_path:
+        return None
+    return Daemon(
+        state_path=deed.state_path, state_query=deed.state_query, patience_ms=deed.patience_ms
+    )

@@ -116,12 +116,17 @@ class Calls:
 
     def moving(self, name: str) -> bool:
         """Whether the server is at a restart of it, which a write of its keys would break [measured]."""
-        at = _path(name)
         return any(
-            str(one.get("description", "")).startswith(_MOVING)
-            and at in [path.partition("?")[0] for path in _instances_of(one)]
-            for one in self._client.operations(self._project)
+            str(one.get("description", "")).startswith(_MOVING) for one in self._operations(name)
         )
+
+    def _operations(self, name: str) -> list[Body]:
+        at = _path(name)
+        return [
+            one
+            for one in self._client.operations(self._project)
+            if at in [path.partition("?")[0] for path in _instances_of(one)]
+        ]
 
     def start(self, name: str, *, wanted: Callable[[], bool] = _always) -> None:
         """Start it, as long as that is `wanted`; one that runs is fine.
@@ -254,9 +259,17 @@ class Calls:
                 raise
 
     def ending(self, name: str) -> tuple[int | None, bool]:
-        """The exit code of its last run, None when the server does not keep it; and whether it was forced."""
+        """The exit code of its last run, None when the server does not keep it; and whether it was forced.
+
+        What is stopped although its log tells no end was cut off with its host: that is no 0.
+        """
         log = self._client.log_file(_path(name), "lxc.log", self._query)
-        return lxclog.exit_code(log), lxclog.forced(log)
+        cut_off = lxclog.goes_on(log) and self._is_at_rest(name)
+        return None if cut_off else lxclog.exit_code(log), lxclog.forced(log)
+
+    def _is_at_rest(self, name: str) -> bool:
+        stopped = self.instance(name)[0].get("status") == "Stopped"
+        return stopped and not self._operations(name)
 
     def heartbeat(self, generation: str) -> str:
         """What moves while the ic run of that generation holds the project; empty when none does."""

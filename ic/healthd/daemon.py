@@ -30,6 +30,7 @@ UNREACHED = 2.0  # seconds until a server that did not answer is asked again, do
 UNREACHED_MOST = 15.0
 CONNECTING = 3.0  # seconds that the work has for its first list, before it is said to be cut off
 MENDING = 5.0  # seconds until a bad identity is looked at again
+UNKNOWN = "cannot watch: the server does not know this certificate (any more)"
 LEAVING = 1.6  # seconds that the work has to end in
 LEAVING_STREAM = 0.8  # and then the writer of the stream
 LEAVING_MOST = 2.7  # after which the process ends whatever goes on
@@ -320,9 +321,7 @@ class Daemon:
         """Work until the end, a refusal or a new pin; the seconds until the next look."""
         with self._ways.connect(server) as client:
             if not identity.trusted(client):
-                raise errors.Forbidden(
-                    "cannot watch: the server does not know this certificate (any more)"
-                )
+                raise errors.Forbidden(UNKNOWN)
             client.get(_project(self.settings.project))
             self._refused = None
             self._pause = UNREACHED
@@ -337,6 +336,8 @@ class Daemon:
                     self._ways.teller.end(LEAVING_STREAM)
                 else:
                     self._ways.teller.pause(LEAVING_STREAM)
+            if isinstance(failure, errors.Forbidden):
+                failure = _reason(client, failure)
         if isinstance(failure, errors.IcError):
             raise failure
         if failure is not None:
@@ -426,6 +427,14 @@ class Daemon:
 
     def _now_ms(self) -> int:
         return int(self._ways.wall() * 1000)
+
+
+def _reason(client: incus.Client, refusal: errors.Forbidden) -> errors.Forbidden:
+    """What a refusal means: when the server knows the certificate no more, whatever was asked was in vain."""
+    with contextlib.suppress(errors.IncusError):
+        if not identity.trusted(client):
+            return errors.Forbidden(UNKNOWN)
+    return refusal
 
 
 def _project(name: str) -> str:

@@ -446,9 +446,11 @@ def _first_stopped(
     if asked.restart == "always":
         at = now + AWAY_START_MS
         return _replace(state, start_at=at, start_why=UNWATCHED), ()
-    if asked.restart in ("unless-stopped", "on-failure") and not told:
-        return state, (Tell(kind="stopped", cause=UNWATCHED),)
-    return state, ()
+    if told or asked.restart not in ("unless-stopped", "on-failure"):
+        return state, ()
+    if asked.restart == "on-failure":  # what has done its work is completed, whoever saw it
+        return _replace(state, code_at=now + CODE_PATIENCE_MS), (ReadCode(),)
+    return state, (Tell(kind="stopped", cause=UNWATCHED),)
 
 
 def _unfinished(state: State, run: str) -> bool:
@@ -546,7 +548,7 @@ def _ended(state: State, asked: spec.Spec, event: Ended, now: int) -> Turn:
     if state.power == "stopped":
         # Told twice; or somebody stops what waits for its start.
         if person:
-            state = _replace(state, stopped_by="person", start_at=None, unseen=False)
+            state = _replace(state, stopped_by="person", start_at=None, unseen=False, code_at=None)
         return state, ()
     if event.by == "none" and state.owed and not asked.want_stopped:
         # That of the run before, told late; if it was this one's after all, the look finds out.
@@ -614,9 +616,19 @@ def _exited_unseen(state: State, asked: spec.Spec, event: Exited, now: int) -> T
     return state, (Tell(kind="exit", cause=state.exit_why, code=event.code),)
 
 
+def _exited_away(state: State, asked: spec.Spec, event: Exited) -> Turn:
+    """How it ended while nobody watched: only that it has done its work (`on-failure`) is no news."""
+    state = _replace(state, code_at=None, code=event.code)
+    if asked.want_stopped or (event.code == 0 and not event.forced):
+        return state, ()
+    return state, (Tell(kind="stopped", cause=UNWATCHED),)
+
+
 def _exited(state: State, asked: spec.Spec, event: Exited, now: int) -> Turn:
     if state.power == "stopped" and state.unseen:
         return _exited_unseen(state, asked, event, now)
+    if state.power == "stopped" and state.stopped_by == "away" and state.code_at is not None:
+        return _exited_away(state, asked, event)
     if state.power != "stopped" or state.stopped_by != "exit":
         return state, (Tell(kind="exit", cause=state.exit_why),)
     if state.code_at is not None:

@@ -469,15 +469,17 @@ class Draft:
         if wait.condition == "service_started":
             return start if start in self.steps else None
         choice = self.choices.get(wait.address)
+        guard = self.guard
+        state_path = volume.url(guard.pool, guard.name) if guard else ""
+        state_query = {"project": self.guard_home} if guard else {}
         if wait.condition == "service_healthy" and choice is not None:
-            guard = self.guard
             before = (start, *(f"{sidecar.ADDRESS}#{verb}" for verb in ("enrol", "start")))
             step = instance.await_healthy(
                 wait.address,
                 choice.resource.name,
                 project=self.project,
-                state_path=volume.url(guard.pool, guard.name) if guard else "",
-                state_query={"project": self.guard_home} if guard else {},
+                state_path=state_path,
+                state_query=state_query,
                 needs=tuple(one for one in before if one in self.steps),
             )
             return self._added(step, added)
@@ -494,7 +496,9 @@ class Draft:
             choice.resource.name,
             project=self.project,
             needs=(start,) if start in self.steps else (),
-            again=self.guard is not None,
+            again=guard is not None,
+            state_path=state_path,
+            state_query=state_query,
         )
         return self._added(step, added)
 

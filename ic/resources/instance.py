@@ -255,14 +255,30 @@ def delete(address: str, name: str, *, project: str, needs: tuple[str, ...]) -> 
 
 
 def await_exit(
-    address: str, name: str, *, project: str, needs: tuple[str, ...], again: bool = False
+    address: str,
+    name: str,
+    *,
+    project: str,
+    needs: tuple[str, ...],
+    again: bool = False,
+    state_path: str = "",
+    state_query: dict[str, str] | None = None,
 ) -> kind.Step:
-    """Wait until a one-shot job has ended well; nothing is changed and nothing journaled."""
+    """Wait until a one-shot job has ended well; nothing is changed and nothing journaled.
+
+    `again` and the state's place: of the health daemon that starts it again when it ends badly.
+    """
     return kind.Step(
         id=f"{address}#exit",
         address=address,
         event="",
-        deed=kind.AwaitExit(path=url(name), query={"project": project}, again=again),
+        deed=kind.AwaitExit(
+            path=url(name),
+            query={"project": project},
+            again=again,
+            state_path=state_path,
+            state_query=state_query or {},
+        ),
         needs=needs,
         lane="wait",
     )

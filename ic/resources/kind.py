@@ -200,11 +200,16 @@ class AwaitExit(msgspec.Struct, frozen=True, kw_only=True, tag="await-exit"):
     """Wait until an instance has ended with status 0; anything else fails. Changes nothing.
 
     `again`: a health daemon is there, and bad ends that the restart policy makes up for are borne.
+    `state_path` is its identity volume: when it is not `watching` for `patience_ms` while a start is waited
+    for, its reason is the error.
     """
 
     path: str
     query: dict[str, str] = {}
     again: bool = False
+    state_path: str = ""
+    state_query: dict[str, str] = {}
+    patience_ms: int = 30_000
 
 
 class MakeDirectory(msgspec.Struct, frozen=True, kw_only=True, tag="make-directory"):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any, cast
 
 import pytest
 
-from ic import errors, names
+from ic import errors, names, units
 from ic.engine import health
 from ic.healthd import spec
 from ic.incus import client as incus
@@ -121,6 +122,139 @@ def test_which_ends_a_restart_policy_makes_up_for(
     policy: spec.Policy, code: int | None, comes: bool
 ) -> None:
     assert health.comes_back(policy, code) is comes
+
+
+# --- waiting for a job, on a server in memory ---------------------------------------------------------
+
+
+class Server:
+    """A server's answers about a job and the health daemon's sidecar, on a clock that events move."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.sidecar: dict[str, Any] = {"status": "Running", "last_used_at": STARTED}
+        self.states: list[tuple[float, sidecar.Word]] = []  # from when on the daemon says so
+        self.runs: list[tuple[float, float, int]] = []  # of the job: from, to, exit code
+        self.policy = "on-failure"
+        self.looks = 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def run(self) -> tuple[int, tuple[float, float, int]]:
+        return [(n, one) for n, one in enumerate(self.runs) if one[0] <= self.now][-1]
+
+    def job(self) -> dict[str, Any]:
+        number, (_, until, _) = self.run()
+        made = body("Running" if self.now < until else "Stopped", restart=self.policy)
+        return {**made, "last_used_at": f"2026-11-23T08:00:0{number}Z"}
+
+    def get(self, path: str, query: object = None) -> Any:
+        if path.endswith(sidecar.INSTANCE):
+            self.looks += 1
+            return self.sidecar
+        return self.job()
+
+    def log_file(self, path: str, name: str, query: object = None) -> bytes:
+        if path.endswith(sidecar.INSTANCE):
+            return ended_log(3)
+        _, (_, until, code) = self.run()
+        return b"" if self.now < until else ended_log(code)
+
+    def file_get(self, path: str, file: str, query: object = None) -> tuple[None, bytes]:
+        said: list[sidecar.Word] = [word for since, word in self.states if since <= self.now]
+        if not said:
+            raise errors.NotFound("cannot read /state.json: not found")
+        since = int((units.time_ms(STARTED) or 0) + 1)
+        told = sidecar.State(state=said[-1], since=since, detail="no token lies there yet")
+        return None, sidecar.encode(told)
+
+    def last_output(self, path: str, query: object = None) -> tuple[str, ...]:
+        return ()
+
+    @contextlib.contextmanager
+    def events(self, query: object = None) -> Generator[Server]:
+        yield self
+
+    def next(self, seconds: float) -> None:
+        self.now += seconds
+
+    def await_exit(self, *, daemon: bool = True) -> None:
+        deed = kind.AwaitExit(
+            path="/1.0/instances/job", again=True, state_path=VOLUME if daemon else ""
+        )
+        limits = health.Limits(clock=self.clock, sleep=self.next)
+        health.await_exit(cast("incus.Client", self), deed, limits)
+
+
+def ended_log(code: int) -> bytes:
+    """What the server logs of a run that ended with a code."""
+    head = "lxc job 20261123080000.000 INFO "
+    ended = f"{head}error - error.c:1 - Child <7> ended on error ({code})\n" if code else ""
+    return f'{ended}{head}utils - utils.c:1 - Executing script "exe callhook job stop"\n'.encode()
+
+
+def test_a_job_whose_next_start_nobody_makes_fails_with_the_daemons_own_reason() -> None:
+    server = Server()
+    server.runs = [(0.0, 40.0, 1)]
+    server.states = [(0.0, "waiting-for-token")]
+    with pytest.raises(errors.OperationFailed) as caught:
+        server.await_exit()
+    assert 70 <= server.now < 71  # 30 s after its end: before that nobody had to be there
+    assert caught.value.code == "E_HEALTHD"
+    assert caught.value.summary == (
+        "cannot wait for job to be started again: the health daemon does not watch: "
+        "waiting-for-token: no token lies there yet"
+    )
+    assert server.looks < 10
+
+
+def test_a_daemon_whose_process_has_ended_is_one_that_starts_nothing() -> None:
+    server = Server()
+    server.runs = [(0.0, 1.0, 1)]
+    server.sidecar = {"status": "Stopped"}
+    with pytest.raises(errors.OperationFailed, match="its process ended with exit code 3"):
+        server.await_exit()
+    assert server.now < 33
+
+
+def test_a_daemon_that_comes_back_in_time_is_waited_for() -> None:
+    server = Server()
+    server.runs = [(0.0, 1.0, 1), (58.0, 59.0, 1), (88.0, 89.0, 0)]  # pauses of a minute and less
+    server.states = [
+        (0.0, "watching"),
+        (5.0, "unreachable"),
+        (30.0, "watching"),
+        (62.0, "starting"),
+        (85.0, "watching"),
+    ]
+    server.await_exit()
+    assert 89 <= server.now < 92
+
+
+def test_without_a_daemons_place_the_longest_pause_is_waited_for() -> None:
+    server = Server()
+    server.runs = [(0.0, 1.0, 1)]
+    with pytest.raises(errors.OperationFailed, match="ended with exit code 1"):
+        server.await_exit(daemon=False)
+    assert server.now > health.AGAIN_SECONDS
+
+
+@pytest.mark.parametrize(("code", "hinted"), [(0, True), (1, False)])
+def test_a_service_that_shall_run_and_ends_well_is_told_how_a_job_is_written(
+    code: int, hinted: bool
+) -> None:
+    server = Server()
+    server.runs = [(0.0, 0.0, code)]
+    server.policy = "no"
+    server.states = [(0.0, "watching")]
+    daemon = health.Daemon(state_path=VOLUME)
+    limits = health.Limits(clock=server.clock, sleep=server.next)
+    watch = health.Watch(name="job", condition="running", ends=2)
+    with pytest.raises(errors.OperationFailed) as caught:
+        health.wait(cast("incus.Client", server), {}, (watch,), daemon, limits)
+    assert f"exit code {code}" in caught.value.summary
+    assert ("service_completed_successfully" in caught.value.hint) is hinted
 
 
 # --- waiting ------------------------------------------------------------------------------------------
@@ -308,9 +442,9 @@ def test_a_job_that_is_started_again_is_borne_as_often_as_its_policy_says(
     try:
         if code:
             with pytest.raises(errors.OperationFailed, match="ended with exit code 1"):
-                health.await_exit(stage.client, deed, lambda: False)
+                health.await_exit(stage.client, deed, health.Limits())
         else:
-            health.await_exit(stage.client, deed, lambda: False)
+            health.await_exit(stage.client, deed, health.Limits())
     finally:
         over.set()
         thread.join()
@@ -357,10 +491,10 @@ def test_a_plans_step_waits_by_the_same_rule(stage: Stage) -> None:
         path="/1.0/instances/step", query=stage.query, state_path=VOLUME, state_query=stage.query
     )
     stage.soon(0.5, "step", status="healthy")
-    health.await_healthy(stage.client, deed, lambda: False)
+    health.await_healthy(stage.client, deed, health.Limits())
     stage.tell("step", status="unhealthy")
     with pytest.raises(errors.OperationFailed, match="it is unhealthy"):
-        health.await_healthy(stage.client, deed, lambda: False)
+        health.await_healthy(stage.client, deed, health.Limits())
 
 
 def test_without_a_daemon_the_checks_are_run_from_here(stage: Stage) -> None:

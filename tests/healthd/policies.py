@@ -29,6 +29,7 @@ _COLUMN = {"": 0, "no": 0, "always": 1, "unless-stopped": 3}
 
 COMPLETED: Four = ("stays stopped", "started", "stays stopped", "started")
 FAILED: Four = ("stays stopped", "started", "started", "started")
+UNSEEN_DONE: Four = ("stays stopped", "started", "stays stopped", "left, and shown")
 UNSEEN: Four = ("stays stopped", "started", "left, and shown", "left, and shown")
 
 
@@ -101,7 +102,7 @@ TABLE = (
         "`incus stop`, then the host is rebooted",
         ("stays stopped", "started by Incus", "left, and shown", "left, and shown"),
     ),
-    Row("away", "exits 0", "it ends with 0", UNSEEN),
+    Row("away", "exits 0", "it ends with 0", UNSEEN_DONE),
     Row("away", "exits 3", "it ends with another exit code", UNSEEN),
     Row("away", "killed", "it is killed", UNSEEN),
     Row("away", "powered off", "it is powered off from inside", UNSEEN),

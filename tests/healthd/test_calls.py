@@ -167,6 +167,22 @@ def test_an_exit_code_is_read_off_the_log():
     assert _calls(client).ending("web") == (None, False)
 
 
+def test_what_its_host_has_cut_off_did_not_end_with_0():
+    client = Client()
+    begun = b"lxc web 20261123 INFO utils - utils.c:1 - "
+    client.log = begun + b"Executing script \"/proc/47/exe callhook '/v' 'web' start\"\n"
+    client.statuses = ["Stopped", "Stopped", "Running"]
+    assert _calls(client).ending("web") == (None, False)
+    about = {"instances": ["/1.0/instances/web?project=shop"]}
+    client.under_way = [{"description": "Starting instance", "resources": about}]
+    assert _calls(client).ending("web") == (0, False)  # another run has begun: that of this was 0
+    client.under_way = []
+    assert _calls(client).ending("web") == (0, False)
+    client.log += begun + b"Executing script \"/proc/47/exe callhook '/v' 'web' stop\"\n"
+    client.statuses = ["Stopped"]
+    assert _calls(client).ending("web") == (0, False)
+
+
 def test_a_hold_is_the_newest_generation_and_held():
     client = Client()
     found = _calls(client)

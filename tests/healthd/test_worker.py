@@ -586,11 +586,37 @@ def test_who_stopped_it_with_the_daemon_away(restart: spec.Policy, way: str, aga
     one = One(spec.Spec(name="web", restart=restart, want_stopped=way == "ic"))
     if again:  # it had a connection before, and lost it
         one.running()
-    one.give(worker.Seen(power="stopped", run="one", fresh=True))
+    commands = one.give(worker.Seen(power="stopped", run="one", fresh=True))
+    assert (worker.ReadCode() in commands) == (restart == "on-failure" and way != "ic")
+    if worker.ReadCode() in commands:
+        one.give(worker.Exited(code=CODES.get(way, 143)))
     one.run_to(one.now + 3_600_000)
     assert bool(one.deeds()) == (way in AWAY[restart])
+    completed = restart == "on-failure" and way == "exit 0"  # left, as if it had been seen
     if restart in ("unless-stopped", "on-failure") and way != "ic":
-        assert one.told() == ["stopped"]
+        assert one.told() == ([] if completed else ["stopped"])
+
+
+def test_what_was_killed_while_nobody_watched_has_not_completed_whatever_its_code_says():
+    one = One(spec.Spec(name="web", restart="on-failure"))
+    one.give(worker.Seen(power="stopped", run="one", fresh=True))
+    one.give(worker.Exited(code=0, forced=True))
+    assert one.told() == ["stopped"]
+
+
+def test_the_code_of_what_ended_while_nobody_watched_is_asked_for_until_it_comes_or_is_needless():
+    one = One(spec.Spec(name="web", restart="on-failure"))
+    one.give(worker.Seen(power="stopped", run="one", fresh=True))
+    one.run_to(one.now + worker.CODE_PATIENCE_MS + 1)
+    assert one.did.count(worker.ReadCode()) == 2
+    one.give(worker.Ended(by="other"))  # a person's: told late
+    one.run_to(one.now + 3_600_000)
+    assert one.did.count(worker.ReadCode()) == 2
+    one = One(spec.Spec(name="web", restart="on-failure"))
+    one.give(worker.Seen(power="stopped", run="one", fresh=True))
+    one.respec(want_stopped=True)
+    one.give(worker.Exited(code=143))
+    assert one.told() == []  # ic has taken note of it meanwhile
 
 
 @pytest.mark.parametrize("restart", POLICIES)

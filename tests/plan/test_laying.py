@@ -62,6 +62,7 @@ def test_one_wait_serves_all_that_wait_for_a_job() -> None:
     deed = steps["instance:job/1#exit"].deed
     assert isinstance(deed, kind.AwaitExit)
     assert not deed.again  # nobody starts it again
+    assert not deed.state_path
     for name in ("a", "b"):
         assert "instance:job/1#exit" in steps[f"instance:{name}/1#start"].needs
 

@@ -68,6 +68,23 @@ services:
     assert deed.state_query == {"project": "shop-healthd"}
 
 
+def test_who_waits_for_a_job_that_is_started_again_knows_by_whom() -> None:
+    text = """\
+name: shop
+x-ic: {isolation: strict}
+services:
+  job: {image: 'nginx:1', restart: on-failure}
+  web: {image: 'nginx:1', depends_on: {job: {condition: service_completed_successfully}}}
+"""
+    stack = world.load(text, "/srv/shop")
+    plan = world.plan(stack, world.with_images(world.World(), stack), world.options())
+    [deed] = [one.deed for one in plan.steps if isinstance(one.deed, kind.AwaitExit)]
+    assert deed.again
+    assert deed.query == {"project": "shop"}
+    assert deed.state_path.endswith("/custom/ic-healthd")
+    assert deed.state_query == {"project": "shop-healthd"}
+
+
 def test_a_started_daemon_that_has_its_identity_is_waited_for_by_nobody_else() -> None:
     here = settled()
     found = world.plan(
