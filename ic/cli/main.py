@@ -326,7 +326,7 @@ def _merged(before: argparse.Namespace, after: argparse.Namespace | None) -> ses
         profiles=both("profiles"),
         all_resources=bool(last("all_resources")),
         compatibility=bool(last("compatibility")),
-        incus=last("incus") or "auto",
+        incus=last("incus"),
         remote=last("remote"),
         progress=last("progress") or "auto",
         ansi=last("ansi") or "auto",

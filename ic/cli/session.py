@@ -33,7 +33,7 @@ class Globals(msgspec.Struct, frozen=True, kw_only=True):
     profiles: tuple[str, ...] = ()
     all_resources: bool = False
     compatibility: bool = False
-    incus: str = "auto"
+    incus: str | None = None  # None: as IC_INCUS_FILES says
     remote: str | None = None
     progress: str = "auto"
     ansi: str = "auto"
@@ -88,7 +88,7 @@ class Session:
             services=services,
             cwd=cwd,
             for_running=for_running,
-            companions=False if self.options.incus == "never" else None,
+            companions={"auto": True, "never": False}.get(self.options.incus or ""),
             **left_out,
         )
 

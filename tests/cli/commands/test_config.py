@@ -286,6 +286,17 @@ def test_merged_files_are_named_on_stderr(folder: Path, capsys: pytest.CaptureFi
     assert "incus" not in capsys.readouterr().err
 
 
+def test_the_command_line_is_stronger_than_the_environment_about_companions(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "compose.incus.yaml").write_text("services: {web: {hostname: h}}\n")
+    monkeypatch.setenv("IC_INCUS_FILES", "never")
+    assert main.main(["config", "-v", "--services"]) == 0
+    assert "compose.incus.yaml" not in capsys.readouterr().err
+    assert main.main(["--incus", "auto", "config", "-v", "--services"]) == 0
+    assert "merged compose.incus.yaml" in capsys.readouterr().err
+
+
 def test_images_are_pinned_to_what_their_registry_has(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
