@@ -9,6 +9,7 @@ import shlex
 import pytest
 
 from ic.cli import main
+from ic.compose import model
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PAGES = [
@@ -88,3 +89,17 @@ def test_the_picture_of_the_house_names_every_room() -> None:
             continue
         missing += [one for one in rooms if "__" not in one and not re.search(rf"\b{one}\b", page)]
     assert missing == []
+
+
+def test_what_the_readme_calls_unsupported_is_refused() -> None:
+    part = text("README.md").partition("## What is not supported yet\n")[2]
+    listed = part.partition("Among them today:")[2].partition("lists every key")[0]
+    named = [one.rpartition(".")[2] for one in re.findall(r"`([a-z_.]+)`", listed)]
+    pending = {
+        name
+        for key in (model.STACK, model.SERVICE, model.NETWORK, model.SERVICE.below("deploy"))
+        for name, one in ((key.keys if key else None) or {}).items()
+        if one.pending
+    }
+    assert len(named) > 10
+    assert set(named) <= pending

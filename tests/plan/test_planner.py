@@ -6,6 +6,7 @@ The rows of the table stand in `cases/`.
 from __future__ import annotations
 
 import json
+import pathlib
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from ic import errors, names
 from ic.plan import changes, desired, facts, planner
 from ic.resources import kind
+from tests.compose import stacks
 from tests.plan import world
 
 SERVICES = ("web", "db", "job", "my_cache")
@@ -285,3 +287,26 @@ def test_whose_project_it_is_matters_before_anything_that_is_wrong_with_the_stac
         planner.check_project("shop", observed)
     ours = msgspec.structs.replace(known, project_marked=True)
     planner.check_project("shop", msgspec.structs.replace(observed, facts=ours))
+
+
+def test_what_is_included_and_extended_is_planned_like_what_stands_there(
+    tmp_path: pathlib.Path,
+) -> None:
+    base = "image: nginx:1, hostname: front, tty: false, environment: {A: '1'}"
+    db = "db: {image: busybox, volumes: ['data:/data']}"
+    texts = {
+        "base.yaml": f"services: {{base: {{{base}}}}}",
+        "more/compose.yaml": f"services: {{{db}}}\nvolumes: {{data: }}\n",
+    }
+    split = (
+        "include: [more/compose.yaml]\n"
+        "services: {web: {extends: {file: base.yaml, service: base}, depends_on: [db]}}\n"
+    )
+    whole = f"services: {{web: {{{base}, depends_on: [db]}}, {db}}}\nvolumes: {{data: }}\n"
+    plans: list[str] = []
+    for text in (split, whole):
+        stack = stacks.load(tmp_path, text, texts=texts)
+        plan = world.plan(stack, world.with_images(world.World(), stack), world.options())
+        plans.append(changes.render(plan))
+    assert "+ instance:db/1  create: new" in plans[0]
+    assert plans[0] == plans[1]
