@@ -261,7 +261,8 @@ def test_it_comes_back_by_itself_when_the_host_does(watched: Watched) -> None:
 def test_what_stopped_while_it_was_away_is_left_and_shown(watched: Watched) -> None:
     case = watched.case
     restarted = scenario.idle(restart="unless-stopped")
-    case.compose({"services": {"web": restarted, "by-hand": restarted}})
+    done = {"image": "busybox", "command": ["sleep", "1"], "restart": "on-failure"}
+    case.compose({"services": {"web": restarted, "by-hand": restarted, "done": done}})
     case.ic("up", "-d")
     case.stop_by_hand("by-hand")
     end = time.monotonic() + 10
@@ -278,6 +279,13 @@ def test_what_stopped_while_it_was_away_is_left_and_shown(watched: Watched) -> N
         time.sleep(0.3)
     rows = {one["service"]: one for one in case.ic("ps", "--json").json()["instances"]}
     assert (rows["web"]["state"], rows["web"]["unwatched"]) == ("exited", True)
+    assert (rows["done"]["exit_code"], rows["done"]["unwatched"]) == (0, False)
+    assert "instance:done/1" not in [
+        event["address"]
+        for run in case.ic("history", "--json").json()["runs"]
+        for event in run["events"]
+        if event["cause"] == "stopped while unwatched"
+    ]
     case.ic("up", "-d")
     assert case.states()["web"] == "Running"
     assert "unwatched" not in case.ic("ps").out
@@ -439,7 +447,9 @@ def test_a_lost_identity_is_a_line_of_the_plan_and_up_heals_it(watched: Watched,
         case.lab.api("DELETE", f"/1.0/certificates/{before['fingerprint']}")
         watched.become("untrusted")
         shown = case.ic("ps")
-        assert "ic-healthd: untrusted" in shown.out
+        assert "ic-healthd: untrusted: cannot watch: the server does not know" in shown.out
+        assert "running (unknown)" in shown.out
+        assert "running (unknown)" in case.ic("healthd", "status", code=1).out
         began = time.monotonic()
         done = case.ic("healthd", "restart", code=1)
         assert "cannot start the health daemon: untrusted: " in done.err

@@ -54,6 +54,11 @@ def test_a_job_that_somebody_waits_for_has_to_end_well(case: scenario.Scenario) 
     case.compose({"services": {"web": scenario.idle(depends_on=needs), "job": JOB}})
     case.ic("up", "--wait")
     assert case.states() == {"web": "Running", "job": "Stopped"}
+    quick = {"image": "busybox", "command": ["true"]}  # over before it is looked at
+    case.compose({"services": {"web": scenario.idle(), "job": quick}})
+    done = case.ic("up", "--wait", code=1)
+    assert "instance job: it ended with exit code 0" in done.err
+    assert "service_completed_successfully" in done.err
 
 
 def test_a_service_that_has_ended_is_a_failure_with_its_last_words(case: scenario.Scenario) -> None:

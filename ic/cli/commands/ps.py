@@ -98,7 +98,7 @@ def healthd_text(found: documents.Healthd) -> str:
 
 def instances(client: incus.Client, stack: str) -> tuple[documents.Instance, ...]:
     """Every instance with the stack's mark, by service and replica; none where there is no project."""
-    return _rows(client, stack, _bodies(client, stack), watched=True)
+    return _rows(client, stack, _bodies(client, stack), watched=True, current=True)
 
 
 def look(
@@ -118,7 +118,8 @@ def _look(
     asking = _asking(bodies)
     daemon = _daemon(client, stack, bodies, asking=asking)
     healthd = _healthd(client, daemon) if daemon is not None else None
-    rows = _rows(client, stack, bodies, watched=daemon is not None)
+    current = healthd is not None and healthd.state == "watching"
+    rows = _rows(client, stack, bodies, watched=daemon is not None, current=current)
     alone = {str(one["name"]) for one in bodies if health.left_alone(one)}
     if healthd is not None and alone:
         unseen = _unseen(client, stack)
@@ -128,6 +129,13 @@ def _look(
         )
     missed = asking if daemon is None else 0
     return rows, healthd, f"{missed} instance{'' if missed == 1 else 's'}" if missed else ""
+
+
+def as_unwatched(row: documents.Instance) -> documents.Instance:
+    """The same without a verdict that nobody renews: the health of what runs is `unknown`. Pure."""
+    if row.state in ("exited", "created") or row.health is None:
+        return row
+    return msgspec.structs.replace(row, health="unknown")
 
 
 def _asking(bodies: list[Body]) -> int:
@@ -195,7 +203,7 @@ def _daemon(
 
 
 def _rows(
-    client: incus.Client, stack: str, bodies: list[Body], *, watched: bool
+    client: incus.Client, stack: str, bodies: list[Body], *, watched: bool, current: bool
 ) -> tuple[documents.Instance, ...]:
     from ic.healthd import spec
 
@@ -204,9 +212,9 @@ def _rows(
         config = _config(body)
         if config.get(names.STACK) == stack and "/" in config.get(names.RESOURCE, ""):
             one = _instance(client, {"project": names.project(stack)}, body, config)
-            if not watched and spec.claim(config).run:
-                # What the daemon said last, before it was removed, is not how it is now.
-                one = msgspec.structs.replace(one, health=None)
+            if not current and spec.claim(config).run:
+                # What the daemon said last, before it was removed or stopped, is not how it is now.
+                one = as_unwatched(one) if watched else msgspec.structs.replace(one, health=None)
             found.append(one)
     return tuple(sorted(found, key=lambda one: (one.service, one.replica)))
 

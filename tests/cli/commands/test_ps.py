@@ -137,6 +137,24 @@ def test_the_state_has_health_and_exit_code_as_docker_shows_them(
 
 
 @pytest.mark.parametrize(
+    ("given", "health"),
+    [
+        ({"health": "healthy"}, "unknown"),
+        ({"health": "unhealthy"}, "unknown"),
+        ({"health": "starting"}, "unknown"),
+        ({"state": "paused", "health": "healthy"}, "unknown"),
+        ({}, None),
+        ({"state": "exited", "exit_code": 1, "health": "stopped"}, "stopped"),
+    ],
+)
+def test_without_a_daemon_that_watches_no_verdict_is_shown_as_if_it_were_current(
+    given: dict[str, Any], health: str | None
+) -> None:
+    shown = ps.as_unwatched(msgspec.structs.replace(ROW, **given))
+    assert shown == msgspec.structs.replace(ROW, **{**given, "health": health})
+
+
+@pytest.mark.parametrize(
     ("state", "detail", "watched", "misconfigured", "expected"),
     [
         ("watching", "", 1, (), "ic-healthd: watching 1 instance"),
