@@ -49,7 +49,12 @@ _GENERIC = schema.mapping(
         "discrete_resource_spec": schema.mapping(
             {
                 "kind": schema.text(),
-                "value": schema.Key(schema.NUMBER | schema.TEXT, fault=values.whole_text),
+                "value": schema.Key(
+                    schema.NUMBER | schema.TEXT,
+                    fault=lambda node: (
+                        values.whole_text(node) or values.up_to(2**63 - 1, -(2**63))(node)
+                    ),
+                ),
             }
         )
     }

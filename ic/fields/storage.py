@@ -127,7 +127,7 @@ _VOLUME = schema.Key(
                 "size": schema.Key(schema.WHOLE | schema.TEXT, low=0, fault=values.size),
                 "mode": schema.Key(
                     schema.NUMBER | schema.TEXT,
-                    fault=lambda node: values.whole(node) or values.negative(node),
+                    fault=lambda node: values.whole(node) or values.up_to(2**32 - 1)(node),
                 ),
             }
         ),

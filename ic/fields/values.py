@@ -34,13 +34,13 @@ def negative(node: tree.Node) -> str:
     return ""
 
 
-def up_to(high: int) -> Callable[[tree.Node], str]:
+def up_to(high: int, low: int = 0) -> Callable[[tree.Node], str]:
     """A number that docker compose keeps in few bits: of what does not fit it makes another one, or none."""
 
     def fault(node: tree.Node) -> str:
         data = node.data
-        if isinstance(data, (int, float)) and not 0 <= data <= high:
-            return f"{units.number_text(data)} is not a number from 0 to {high}"
+        if isinstance(data, (int, float)) and not low <= data <= high:
+            return f"{units.number_text(data)} is not a number from {low} to {high}"
         return ""
 
     return fault

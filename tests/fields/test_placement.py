@@ -23,6 +23,7 @@ def test_replicas(body: str, count: int) -> None:
         ("scale: x", "E_TYPE 8 w.scale must be an integer, not 'x'"),
         ("deploy: 3", "E_TYPE 9 w.deploy must be a mapping, not a number"),
         ("deploy: {replica: 1}", "E_UNKNOWN_KEY 10 w.deploy has the unknown key 'replica', which is not allowed (did you mean 'replicas'?)"),
+        ("deploy: {resources: {reservations: {generic_resources: [{discrete_resource_spec: {value: 1e19}}]}}}", "E_VALUE 90 w.deploy.resources.reservations.generic_resources[0].discrete_resource_spec.value: 1e+19 is not a number from -9223372036854775808 to 9223372036854775807"),
         ("container_name: x", "E_VALUE 17 w.container_name: 'x' does not match [a-zA-Z0-9][a-zA-Z0-9_.-]+: it needs a letter or digit and at least two characters"),
     ],
 )  # fmt: skip

@@ -40,6 +40,7 @@ WRONG: list[tuple[Fault, str, str]] = [
     (values.negative, "-1", "-1 must not be negative"),
     (values.up_to(9), "-1", "-1 is not a number from 0 to 9"),
     (values.up_to(9), "10", "10 is not a number from 0 to 9"),
+    (values.up_to(9, -9), "-10", "-10 is not a number from -9 to 9"),
     (values.option, "true", "must be text"),
     (values.option, "1.5", "must be text"),
     (values.option, "[a]", "must be text"),
