@@ -322,7 +322,7 @@ class _Waiting:
         most = (asked.restart_limit or len(ends)) if watch.ends is None else watch.ends
         again = another or (len(ends) <= most and comes_back(asked.restart, code))
         if again and self.limits.clock() - since < AGAIN_SECONDS:
-            self.reasons[watch.name] = "has ended, and is started again"
+            self.reasons[watch.name] = "has ended, and waits to be started again"
             if not another:
                 self.borne.add(watch.name)
             return

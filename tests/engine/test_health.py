@@ -206,6 +206,7 @@ def test_a_job_whose_next_start_nobody_makes_fails_with_the_daemons_own_reason()
         "cannot wait for job to be started again: the health daemon does not watch: "
         "waiting-for-token: no token lies there yet"
     )
+    assert caught.value.details == ("job has ended, and waits to be started again",)
     assert server.looks < 10
 
 
