@@ -241,6 +241,7 @@ def test_an_idle_connection_that_the_server_ends_is_ended_for_the_client(
 
 def test_a_server_that_is_not_there_ends_the_connection(tmp_path: Path) -> None:
     nobody = proxy.Proxy(tmp_path / "proxy", tmp_path / "nobody")
-    with nobody as made, pytest.raises((http.client.HTTPException, OSError)):
-        Client(made.path).ask("GET", "/")
+    with nobody as made, contextlib.closing(Client(made.path)) as client:
+        with pytest.raises((http.client.HTTPException, OSError)):
+            client.ask("GET", "/")
     assert not made.path.exists()

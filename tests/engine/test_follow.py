@@ -84,6 +84,14 @@ class Place:
         body = {"action": action, "timeout": 10, "force": False}
         self.client.call("PUT", f"/1.0/instances/{name}/state", self.query, body)
 
+    def rest(self, name: str) -> None:
+        """Wait until its end is over: a start before that fails now and then [measured]."""
+
+        def stopped() -> bool:
+            return self.client.get(f"/1.0/instances/{name}", self.query)["status"] == "Stopped"
+
+        assert incus.stays_stopped(stopped, 10, clock=time.monotonic, sleep=time.sleep)
+
     def told(self, *names: str, before: dict[str, bytes] | None = None) -> list[follow.Said]:
         found: list[follow.Said] = []
         following = follow.Following(self.client, self.project, names, before or {})
@@ -128,6 +136,7 @@ def test_a_quick_jobs_words_are_told_each_time_it_runs(place: Place) -> None:
         said = place.told("quick", before=before)
         assert words(said, "quick") == ["first", "second"]
         assert ends(said) == {"quick": 0}
+        place.rest("quick")
 
 
 def test_a_last_line_without_its_newline_is_told(place: Place) -> None:
