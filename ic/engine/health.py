@@ -313,10 +313,14 @@ class _Waiting:
         run = str(body.get("last_used_at", ""))
         # A start empties the log before it changes anything else.
         another = lxclog.goes_on(log) or str(now.get("last_used_at", "")) != run
-        if watch.condition == "completed" and not code and not another:  # None: no codes to be had
+        config = cast("dict[str, str]", body.get("config") or {})
+        known = lxclog.LEVEL_KEY in config.get(
+            "raw.lxc", ""
+        )  # else no code is to be had: W_CONFINED
+        if watch.condition == "completed" and not another and (code == 0 or not known):
             self._done(watch.name)
             return
-        asked = spec.read(watch.name, cast("dict[str, str]", body.get("config") or {}))
+        asked = spec.read(watch.name, config)
         ends = self.ends.setdefault(watch.name, {})
         since = ends.setdefault(run, self.limits.clock())
         most = (asked.restart_limit or len(ends)) if watch.ends is None else watch.ends

@@ -17,6 +17,7 @@ _ENDED = re.compile(rb"Child <\d+> ended on (error|signal) [^(\n]*\((\d{1,3})\)"
 _NOT_RUN = re.compile(rb"start - \S+ - ([^-\n]+) - Failed to exec ")
 _NOT_STARTED = b"Failed to spawn container"
 NOT_STARTED = 128
+LEVEL_KEY = "lxc.log.level"  # of raw.lxc: an instance without it leaves no code
 _FORCED = re.compile(rb":lxc_cmd_stop:\d+ - Container [^\n]* has stopped")
 _HOOK = re.compile(rb"callhook [^\n]* stop(ns)?\"")
 _LEVEL = re.compile(rb" (INFO|DEBUG|TRACE|NOTICE) ")

@@ -160,6 +160,7 @@ class _Work:
         founded = project.resource(self.ground.project, self._restrictions())
         self.resources[founded.address] = founded
         self._check_health()
+        self._check_ends()
         self._check_restrictions()
         guard, stays = self._guard()
         self.ground.raise_all()
@@ -506,6 +507,25 @@ class _Work:
                     name,
                     switches.KEY,
                 )
+
+    def _check_ends(self) -> None:
+        """Where exit codes are not to be had (a low-level key turns on the log that has them), it is said."""
+        if self.lowlevel:
+            return
+        for name in sorted(self.ground.selected if self.details else ()):
+            for other, dependency in sorted(
+                self.ground.stack.services[name].lifecycle.depends_on.items()
+            ):
+                if dependency.condition == "service_completed_successfully":
+                    self.ground.warn(
+                        "W_CONFINED",
+                        f"service {name!r}: in a restricted project nobody knows how {other!r} ends: "
+                        "any end counts as success",
+                        "services",
+                        name,
+                        "depends_on",
+                        other,
+                    )
 
     def _guard(self) -> tuple[watch.Sidecar | None, bool]:
         """The health daemon's sidecar, if it is needed; else whether one that is there stays.

@@ -137,6 +137,8 @@ class Server:
         self.runs: list[tuple[float, float, int]] = []  # of the job: from, to, exit code
         self.policy = "on-failure"
         self.looks = 0
+        self.codes = True  # whether its log is written at the level that has exit codes
+        self.cut = False  # whether the log was lost
 
     def clock(self) -> float:
         return self.now
@@ -147,6 +149,8 @@ class Server:
     def job(self) -> dict[str, Any]:
         number, (_, until, _) = self.run()
         made = body("Running" if self.now < until else "Stopped", restart=self.policy)
+        if self.codes:
+            made["config"]["raw.lxc"] = "lxc.log.level=info"
         return {**made, "last_used_at": f"2026-11-23T08:00:0{number}Z"}
 
     def get(self, path: str, query: object = None) -> Any:
@@ -159,7 +163,8 @@ class Server:
         if path.endswith(sidecar.INSTANCE):
             return ended_log(3)
         _, (_, until, code) = self.run()
-        return b"" if self.now < until else ended_log(code)
+        told = self.codes and not self.cut and self.now >= until
+        return ended_log(code) if told else b""
 
     def file_get(self, path: str, file: str, query: object = None) -> tuple[None, bytes]:
         said: list[sidecar.Word] = [word for since, word in self.states if since <= self.now]
@@ -208,6 +213,19 @@ def test_a_job_whose_next_start_nobody_makes_fails_with_the_daemons_own_reason()
     )
     assert caught.value.details == ("job has ended, and waits to be started again",)
     assert server.looks < 10
+
+
+def test_any_end_is_success_where_no_codes_are_to_be_had_and_only_there() -> None:
+    server = Server()
+    server.runs = [(0.0, 1.0, 1)]
+    server.policy = "no"
+    server.codes = False
+    server.await_exit(daemon=False)
+    assert server.now < 10
+    server.codes, server.cut = True, True
+    server.now = 0.0
+    with pytest.raises(errors.OperationFailed, match="it has ended"):
+        server.await_exit(daemon=False)
 
 
 def test_a_daemon_whose_process_has_ended_is_one_that_starts_nothing() -> None:
