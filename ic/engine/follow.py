@@ -165,6 +165,8 @@ class _Console:
         log = self._buffer() or b""
         with contextlib.suppress(errors.Unreachable):  # what the buffer held is not lost for that
             first += stream.next(SETTLE_SECONDS) or b""
+        if first.startswith(_NOT_THERE):  # said late; what does not run keeps its buffer
+            return False
         self._say(joined(_unix(log), _unix(first)))
         while True:
             data = stream.next(IDLE_SECONDS)

@@ -155,13 +155,19 @@ REMEDIES = {
 }
 
 
+def written(place: identity.Place) -> dict[str, tuple[int, int, int]]:
+    """Which files there are, and when each was written: reading one changes nothing of it."""
+    found = ((name, os.lstat(place.path(name))) for name in os.listdir(place.directory))
+    return {name: (one.st_ino, one.st_size, one.st_mtime_ns) for name, one in found}
+
+
 @pytest.mark.parametrize("how", REMEDIES)
 def test_a_bad_identity_is_refused_with_its_remedy_and_never_written_over(
     place: identity.Place, how: str
 ) -> None:
     identity.create(place, NOW)
     broken(place, how)
-    before = {name: os.lstat(place.path(name)) for name in os.listdir(place.directory)}
+    before = written(place)
     with pytest.raises(identity.BadIdentity) as found:
         identity.load(place, NOW)
     code, remedy = REMEDIES[how]
@@ -171,7 +177,7 @@ def test_a_bad_identity_is_refused_with_its_remedy_and_never_written_over(
         key=place.path(identity.KEY),
         certificate=place.path(identity.CERTIFICATE),
     )
-    assert {name: os.lstat(place.path(name)) for name in os.listdir(place.directory)} == before
+    assert written(place) == before
 
 
 @pytest.mark.parametrize("how", ["open key", "open directory", "owner", "missing", "expired"])
