@@ -476,7 +476,9 @@ def test_killed_in_the_middle_of_a_restart_nothing_is_left_stopped(case: scenari
     since = {one: case.started(one) for one in sickly.names}
     time.sleep(3.0)
     assert {one: case.started(one) for one in sickly.names} == since
-    assert [sickly.claim(one).get("restarts", 0) for one in sickly.names] == [1, 1, 0]
+    claims = [sickly.claim(one).get("restarts", 0) for one in sickly.names]
+    # Who is killed outright between claim and request may have it claimed once more, on a busy machine.
+    assert claims in ([1, 1, 0], [2, 1, 0])
 
 
 @pytest.fixture
