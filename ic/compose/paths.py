@@ -154,9 +154,9 @@ class _Places:
         ):
             listed = service.child("volumes")
             items = listed.data if listed is not None else None
-            if isinstance(items, list) and any(one is mount for one in items):
-                index = next(at for at, one in enumerate(items) if one is mount)
-                return f"services.{name}.volumes[{index}]"
+            for index, one in enumerate(items if isinstance(items, list) else ()):
+                if one is mount:
+                    return f"services.{name}.volumes[{index}]"
         return "volumes"
 
     def volume(self, node: tree.Node) -> tree.Node:

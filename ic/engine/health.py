@@ -31,9 +31,7 @@ Condition = Literal["healthy", "running", "completed"]
 
 LOOK_SECONDS = 2.0  # without an event, everything is looked at again after this long
 STATE_SECONDS = 5.0  # how often the daemon itself is looked at
-AGAIN_SECONDS = (
-    90.0  # the daemon's longest pause before a start is a minute: later it starts nothing
-)
+AGAIN_SECONDS = 90.0  # the daemon's longest pause before a start is a minute
 TICK_SECONDS = 0.25  # how soon an interruption is noticed
 JOB_HINT = (
     "`--wait` wants every service to run on, also one with `restart: on-failure`, unless another one waits "
@@ -314,9 +312,8 @@ class _Waiting:
         # A start empties the log before it changes anything else.
         another = lxclog.goes_on(log) or str(now.get("last_used_at", "")) != run
         config = cast("dict[str, str]", body.get("config") or {})
-        known = lxclog.LEVEL_KEY in config.get(
-            "raw.lxc", ""
-        )  # else no code is to be had: W_CONFINED
+        # Without that key no code is to be had: W_CONFINED.
+        known = lxclog.LEVEL_KEY in config.get("raw.lxc", "")
         if watch.condition == "completed" and not another and (code == 0 or not known):
             self._done(watch.name)
             return

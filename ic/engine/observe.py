@@ -515,12 +515,13 @@ def _sidecar_state(
     store = live.get(sidecar.VOLUME_ADDRESS)
     if store is None:
         return None
+    from ic.engine import sidecar as acting
+
     path = incus.path("storage-pools", store.pool, "volumes", "custom", store.name)
     try:
-        data = client.file_get(path, sidecar.STATE_FILE, {"project": project})[1]
-    except (errors.NotFound, errors.OperationFailed):  # no file, or a directory in its place
+        return acting.read_state(client, path, {"project": project})
+    except errors.OperationFailed:  # a directory in its place
         return None
-    return sidecar.decode(data)
 
 
 # --- facts -----------------------------------------------------------------------------------------------

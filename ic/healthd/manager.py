@@ -137,9 +137,8 @@ class Manager:
         self._run_probe = probe
         self._tell = tell
         self._me = me
-        self._peers: list[
-            str
-        ] = []  # other daemons, by what stands in their claims; the newest last
+        # Other daemons, by what stands in their claims; the newest last.
+        self._peers: list[str] = []
         self._clock = clock
         self._wall = wall
         self._chance = chance or random.Random()  # noqa: S311 - jitter, not secrecy

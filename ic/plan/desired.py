@@ -513,9 +513,8 @@ class _Work:
         if self.lowlevel:
             return
         for name in sorted(self.ground.selected if self.details else ()):
-            for other, dependency in sorted(
-                self.ground.stack.services[name].lifecycle.depends_on.items()
-            ):
+            service = self.ground.stack.services[name]
+            for other, dependency in sorted(service.lifecycle.depends_on.items()):
                 if dependency.condition == "service_completed_successfully":
                     self.ground.warn(
                         "W_CONFINED",

@@ -42,7 +42,8 @@ def check(
     ]
     asks = [step.deed for step in steps if isinstance(step.deed, kind.Enrol) and not token]
     commands += [
-        f"{sidecar.trust(f'{one.name} {lineage}'.rstrip(), one.projects)} > token" for one in asks
+        f"{sidecar.trust(sidecar.identity_name(one.projects[0], lineage), one.projects)} > token"
+        for one in asks
     ]
     own = [names.name_of(address) for address in pulls if address in services]
     things = [f"pull image {', '.join(own)}"] if own else []
