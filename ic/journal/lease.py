@@ -198,7 +198,10 @@ def parse_name(project: str, name: str, stem: str = STEM) -> tuple[int, str] | N
 def objects(
     project: str, profiles: Mapping[str, Mapping[str, str]], stem: str = STEM
 ) -> tuple[RunObject, ...]:
-    """The run objects among the profiles (name -> config), highest generation first."""
+    """The run objects among the profiles (name -> config), highest generation first.
+
+    Of one generation (see `_alone`) the one that has or had a holder comes first: the others never did.
+    """
     found: list[RunObject] = []
     for name, config in profiles.items():
         parsed = parse_name(project, name, stem)
@@ -206,7 +209,9 @@ def objects(
             found.append(
                 RunObject(name=name, generation=parsed[0], nonce=parsed[1], config=dict(config))
             )
-    return tuple(sorted(found, key=lambda one: (one.generation, one.name), reverse=True))
+    return tuple(
+        sorted(found, key=lambda one: (one.generation, one.settled, one.name), reverse=True)
+    )
 
 
 # --- who is who ------------------------------------------------------------------------------------------
@@ -403,7 +408,9 @@ def acquire(client: Server, project: str, terms: Terms) -> Lease:
 def _make(client: Server, project: str, terms: Terms, *, attempt: int) -> None:
     """Create the run object at the generation after that of the project's head: none is ever used twice.
 
-    Its name is fixed, so of two creators one wins and both go on.
+    Its name is fixed, so of two creators one wins and both go on. One that comes after the winner has
+    renamed it makes it again; what it makes is below all that was renamed, as the head was read before
+    it was seen that there is none, and `_alone` keeps anybody from holding it.
     """
     body = look(
         client, f"/1.0/projects/{quote(project)}", {}, clock=terms.clock, times=terms.times
@@ -424,6 +431,8 @@ def _make(client: Server, project: str, terms: Terms, *, attempt: int) -> None:
         "devices": {},
     }
     query = {"project": project}
+    if objects(project, fetch(client, project, terms.clock, terms.times), terms.stem):
+        return
     try:
         client.send("POST", "/1.0/profiles", query, made, timeout=terms.times.timeout)
     except (errors.Forbidden, errors.NotFound):
@@ -509,13 +518,11 @@ def _take(client: Server, project: str, top: RunObject, terms: Terms) -> Lease |
         raise
     except errors.IncusError:
         # Lost, or won with the reply lost: only the list knows.
-        found = objects(project, fetch(client, project, terms.clock, terms.times), terms.stem)
-        if not found or found[0].name != name:
+        if name not in fetch(client, project, terms.clock, terms.times):
             return None
     try:
-        # What was read before the rename may be older than the last acknowledged line: read it now.
-        profiles = fetch(client, project, terms.clock, terms.times)
-        if name not in profiles:
+        profiles = _alone(client, project, top, name, terms)
+        if profiles is None:
             return None
         config = dict(profiles[name])
         beat = config.get(names.HEARTBEAT, "0")
@@ -546,6 +553,36 @@ def _take(client: Server, project: str, top: RunObject, terms: Terms) -> Lease |
         acknowledged=sent,
         skew=skew if abs(skew) > 2000 else 0,
     )
+
+
+def _alone(
+    client: Server, project: str, top: RunObject, mine: str, terms: Terms
+) -> dict[str, dict[str, str]] | None:
+    """All profiles as read now, when what was renamed from `top` to `mine` is the lease; None: give way.
+
+    What was read before the rename may be older than the last acknowledged line. And where there was no
+    run object, one who still believes so makes it again after the first contender has renamed it, and a
+    third, who had listed the first, may rename the second as well (measured: six first runs at once, 21 of
+    60 rounds). Both own a name of one generation then; the later of the two sees the earlier here, and
+    gives way. Is it killed before that, it leaves a twin that nobody ever held: who takes over from one of
+    them gives way to a holder who has come forward meanwhile, and takes the others away before it holds.
+    """
+    while True:
+        profiles = fetch(client, project, terms.clock, terms.times)
+        if mine not in profiles:
+            return None
+        others = [one for one in objects(project, profiles, terms.stem) if one.name != mine]
+        twins = [one for one in others if one.generation == top.generation]
+        if any(one.generation > top.generation for one in others) or any(
+            one.settled for one in twins
+        ):
+            # Made of a run object that nobody wrote into; one with lines is another's to find.
+            if not any(profiles[mine].get(key) for key in (names.WAL, names.EVENT)):
+                remove(client, project, (mine,), terms.times.timeout)
+            return None
+        if not twins:
+            return profiles
+        remove(client, project, (one.name for one in twins), terms.times.timeout)
 
 
 def insist(

@@ -182,6 +182,115 @@ def test_a_holder_who_arrives_meanwhile_is_not_followed(server: fakes.Server) ->
         take(server, terms(clock, lock_timeout=0))
 
 
+# --- no run object yet, and many who see that --------------------------------------------------------
+
+
+def early(
+    server: fakes.Server, first: lease.Terms, then: fakes.Fault = fakes.quiet
+) -> list[lease.Lease]:
+    """The next rename of the first run object comes late: another took it, a third made it again."""
+    taken: list[lease.Lease] = []
+
+    def overtake(moment: str, method: str, path: str) -> None:
+        if moment == "before" and method == "POST" and path.endswith(lease.GENESIS_NONCE):
+            server.fault = fakes.quiet
+            taken.append(take(server, first))
+            again = {names.HOLD: lease.FREE, names.GENERATION: "1", names.HEARTBEAT: "0"}
+            name = path.rpartition("/")[2]
+            body = {"name": name, "description": "", "config": again}
+            server.send("POST", "/1.0/profiles", {"project": stage.PROJECT}, body)
+            server.fault = then
+
+    server.fault = overtake
+    return taken
+
+
+def others(clock: fakes.Clock, **changes: Any) -> lease.Terms:
+    """How OTHER asks."""
+    return terms(clock, holder=OTHER, nonce=lambda: "deadbeef", **changes)
+
+
+def tops(server: fakes.Server) -> list[lease.RunObject]:
+    return list(lease.objects(stage.PROJECT, server.profile_configs(stage.PROJECT)))
+
+
+@pytest.mark.parametrize("nonce", ["00000001", "ffffffff"])
+def test_a_run_object_that_was_made_twice_is_held_by_one(server: fakes.Server, nonce: str) -> None:
+    taken = early(server, others(fakes.Clock()))
+    with pytest.raises(errors.Locked, match="0@there"):
+        take(server, terms(fakes.Clock(), lock_timeout=0, nonce=lambda: nonce))
+    assert [one.name for one in tops(server)] == [taken[0].name]
+    assert tops(server)[0].holder == OTHER
+
+
+@pytest.mark.parametrize("nonce", ["00000001", "ffffffff"])
+def test_who_is_killed_before_giving_way_does_not_hide_the_holder(
+    server: fakes.Server, nonce: str
+) -> None:
+    def die(moment: str, method: str, path: str) -> None:
+        if moment == "after" and method == "POST":
+            raise KeyboardInterrupt
+
+    taken = early(server, others(fakes.Clock()), die)
+    with pytest.raises(KeyboardInterrupt):
+        take(server, terms(fakes.Clock(), nonce=lambda: nonce))
+    server.fault = fakes.quiet
+    assert len(tops(server)) == 2
+    with pytest.raises(errors.Locked, match="0@there"):
+        take(server, terms(fakes.Clock(), lock_timeout=0))
+    server.profiles[stage.PROJECT][taken[0].name]["config"][names.HOLD] = lease.FREE
+    third = take(server, terms(fakes.Clock(), lock_timeout=0))
+    assert (third.generation, third.stolen) == (3, None)
+    assert [one.name for one in tops(server)] == [third.name]
+
+
+def test_who_follows_one_of_two_leaves_neither_behind(server: fakes.Server) -> None:
+    """Both renamed and neither said who it is; the first would do so after it was followed."""
+    profiles = server.profiles[stage.PROJECT]
+    stale = {names.HOLD: lease.FREE, names.GENERATION: "1"}
+    twins = [lease.name_for(stage.PROJECT, 2, nonce) for nonce in ("00000001", "ffffffff")]
+    for name in twins:
+        profiles[name] = {"name": name, "description": "", "config": dict(stale)}
+    taken = take(server, terms(fakes.Clock(), nonce=lambda: "00000003"))
+    assert [one.name for one in tops(server)] == [taken.name]
+
+
+def test_who_follows_one_of_two_gives_way_to_the_other_that_came_forward(
+    server: fakes.Server,
+) -> None:
+    profiles = server.profiles[stage.PROJECT]
+    stale = {names.HOLD: lease.FREE, names.GENERATION: "1"}
+    twins = [lease.name_for(stage.PROJECT, 2, nonce) for nonce in ("00000001", "ffffffff")]
+    for name in twins:
+        profiles[name] = {"name": name, "description": "", "config": dict(stale)}
+
+    def come_forward(moment: str, method: str, path: str) -> None:
+        if moment == "after" and method == "POST":
+            held = {names.HOLD: lease.encode_holder(OTHER), names.GENERATION: "2"}
+            profiles[twins[0]]["config"] |= held
+
+    server.fault = come_forward
+    with pytest.raises(errors.Locked, match="0@there"):
+        take(server, terms(fakes.Clock(), lock_timeout=0))
+    assert [one.name for one in tops(server)] == [twins[0]]
+
+
+def test_a_run_object_is_never_made_above_one_that_is_there(server: fakes.Server) -> None:
+    """Between the look that found none and the head that was read, a whole run went by."""
+
+    def whole_run(moment: str, method: str, path: str) -> None:
+        if moment == "before" and path == f"/1.0/projects/{stage.PROJECT}":
+            server.fault = fakes.quiet
+            name = take(server, others(fakes.Clock())).name
+            config = server.projects[stage.PROJECT]["config"]
+            config[names.HEAD] = config[names.HEAD].replace('"g":0', '"g":2')
+            server.profiles[stage.PROJECT][name]["config"][names.HOLD] = lease.FREE
+
+    server.fault = whole_run
+    taken = take(server, terms(fakes.Clock()))
+    assert (taken.generation, len(tops(server))) == (3, 1)
+
+
 # --- held by another -----------------------------------------------------------------------------------
 
 

@@ -220,6 +220,35 @@ def test_processes_that_race_hold_the_lease_one_after_the_other(stack: Stack) ->
     assert sorted(acked) == written
 
 
+def test_first_runs_that_start_at_once_hold_the_lease_one_after_the_other(empty: Stack) -> None:
+    """There is no run object yet: everybody makes it, and one may make it when it is taken already."""
+    for number in range(12):
+        if number:
+            empty.client.send("DELETE", f"/1.0/projects/{empty.project}", {"force": "true"})
+        empty.project = f"j{uuid.uuid4().hex[:8]}"
+        empty.found()
+        held: list[int] = []
+        gate = threading.Barrier(6)
+
+        def contend(
+            project: str = empty.project, held: list[int] = held, gate: threading.Barrier = gate
+        ) -> None:
+            own = holder.connect(empty.socket)
+            gate.wait()
+            run = stage.begin(own, project, times=holder.TIMES, lock_timeout=60)
+            held.append(run.generation)
+            run.close("ok")
+            own.close()
+
+        threads = [threading.Thread(target=contend) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert sorted(held) == [2, 3, 4, 5, 6, 7]
+        assert (empty.read().state, empty.read().problems) == ("ok", ())
+
+
 def test_a_killed_holder_is_followed_at_once_and_loses_nothing(stack: Stack) -> None:
     dice = random.Random(3)
     acked: list[str] = []
