@@ -32,6 +32,7 @@ Condition = Literal["healthy", "running", "completed"]
 LOOK_SECONDS = 2.0  # without an event, everything is looked at again after this long
 STATE_SECONDS = 5.0  # how often the daemon itself is looked at
 AGAIN_SECONDS = 90.0  # the daemon's longest pause before a start is a minute
+SETTLE_SECONDS = 0.5  # what was just started has to run for so long; docker compose's first look
 TICK_SECONDS = 0.25  # how soon an interruption is noticed
 JOB_HINT = (
     "`--wait` wants every service to run on, also one with `restart: on-failure`, unless another one waits "
@@ -45,13 +46,14 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     `healthy` needs a healthcheck; `running` is content with a running instance that has none, else it must
     be healthy as well (docker's `running or healthy`); `completed` is an end with status 0. `ends` is how
     many ends that its restart policy makes up for are borne, None: all of them. `checked`: it was seen to be
-    healthy in this run, and nobody watches it.
+    healthy in this run, and nobody watches it. `started`: it was started just now, and has to go on running.
     """
 
     name: str
     condition: Condition = "healthy"
     ends: int | None = 0
     checked: bool = False
+    started: bool = False
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -200,7 +202,7 @@ class _Waiting:
             with self.client.events(self.query) as stream:
                 self.look()  # after the subscription, so that nothing is missed in between
                 while self.left:
-                    self.take(stream.next(TICK_SECONDS))
+                    self.take(stream.next(min(TICK_SECONDS, self._settling() or TICK_SECONDS)))
         except errors.Unreachable:
             return False
         return True
@@ -217,7 +219,8 @@ class _Waiting:
         for one in dict.fromkeys(changed):
             if one in self.left:
                 self._judge(one)
-        if self.limits.clock() - self.looked >= LOOK_SECONDS:
+        settled = self.looked - self.began < SETTLE_SECONDS and not self._settling()
+        if settled or self.limits.clock() - self.looked >= LOOK_SECONDS:
             self.look()
 
     def look(self) -> None:
@@ -286,8 +289,28 @@ class _Waiting:
             self._ended(watch, body)
         elif found.word == "failed":
             raise self._failed(name, body, found.reason)
-        elif found.word == "done":
+        elif found.word == "done" and not self._falters(watch, body):
             self._done(name)
+
+    def _settling(self) -> float:
+        """For how many seconds more what was just started is not believed to run on."""
+        return max(self.began + SETTLE_SECONDS - self.limits.clock(), 0.0)
+
+    def _falters(self, watch: Watch, body: Body) -> bool:
+        """Whether what was just started may have ended already, as it is not running for long.
+
+        An end is told by its log before the server has cleared up. Raises OperationFailed for one.
+        """
+        asked = spec.read(watch.name, cast("dict[str, str]", body.get("config") or {}))
+        if not watch.started or asked.test:
+            return False
+        if self._settling():
+            return True
+        path = incus.path("instances", watch.name)
+        if not lxclog.over(self.client.log_file(path, "lxc.log", self.query)):
+            return False
+        self._ended(watch, body)
+        return True
 
     def _probed(self, name: str, body: Body) -> str | None:
         """The status by the checks that are run from here; None where they are the daemon's."""

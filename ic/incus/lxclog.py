@@ -46,6 +46,11 @@ def goes_on(log: bytes) -> bool:
     return exit_code(log) == 0 and _HOOK.search(log) is None
 
 
+def over(log: bytes) -> bool:
+    """Whether the log has the end of its run; the server may call it running for a second more."""
+    return exit_code(log) is not None and not goes_on(log)
+
+
 def forced(log: bytes) -> bool:
     """Whether somebody stopped the last run by force (or by a grace period that was over)."""
     return _FORCED.search(log) is not None

@@ -139,6 +139,7 @@ class Server:
         self.looks = 0
         self.codes = True  # whether its log is written at the level that has exit codes
         self.cut = False  # whether the log was lost
+        self.stopped_at = 0.0  # until then the server calls what has ended running
 
     def clock(self) -> float:
         return self.now
@@ -148,7 +149,8 @@ class Server:
 
     def job(self) -> dict[str, Any]:
         number, (_, until, _) = self.run()
-        made = body("Running" if self.now < until else "Stopped", restart=self.policy)
+        running = self.now < max(until, self.stopped_at)
+        made = body("Running" if running else "Stopped", restart=self.policy)
         if self.codes:
             made["config"]["raw.lxc"] = "lxc.log.level=info"
         return {**made, "last_used_at": f"2026-11-23T08:00:0{number}Z"}
@@ -274,6 +276,40 @@ def test_a_service_that_shall_run_and_ends_well_is_told_how_a_job_is_written(
         health.wait(cast("incus.Client", server), {}, (watch,), daemon, limits)
     assert f"exit code {code}" in caught.value.summary
     assert ("service_completed_successfully" in caught.value.hint) is hinted
+
+
+@pytest.mark.parametrize(
+    ("ends", "told", "well"),
+    [(0.3, 0.9, False), (0.7, 0.7, True), (60.0, 60.0, True)],
+)
+def test_what_was_just_started_has_to_run_on_for_a_moment(
+    ends: float, told: float, well: bool
+) -> None:
+    """Its end is in its log at once; the server calls it running until it has cleared up."""
+    server = Server()
+    server.runs = [(0.0, ends, 0)]
+    server.policy = "no"
+    server.stopped_at = told
+    limits = health.Limits(clock=server.clock, sleep=server.next)
+    daemon = health.Daemon(state_path=VOLUME)
+    watch = health.Watch(name="job", condition="running", started=True)
+    if well:
+        health.wait(cast("incus.Client", server), {}, (watch,), daemon, limits)
+        assert server.now == pytest.approx(health.SETTLE_SECONDS)
+        return
+    with pytest.raises(errors.OperationFailed, match="it ended with exit code 0"):
+        health.wait(cast("incus.Client", server), {}, (watch,), daemon, limits)
+    assert server.now < told
+
+
+def test_what_ran_before_is_believed_at_once() -> None:
+    server = Server()
+    server.runs = [(0.0, 60.0, 0)]
+    limits = health.Limits(clock=server.clock, sleep=server.next)
+    watch = health.Watch(name="job", condition="running")
+    daemon = health.Daemon(state_path=VOLUME)
+    health.wait(cast("incus.Client", server), {}, (watch,), daemon, limits)
+    assert server.now == 0
 
 
 # --- waiting ------------------------------------------------------------------------------------------

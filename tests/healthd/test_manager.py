@@ -924,7 +924,7 @@ def _killed_at(point: int | str, kind: str, policy: str) -> str:
         before = web.status
         time.sleep(0.3)
         assert web.status == before
-    assert len(web.starts) <= 3
+    assert len(web.starts) <= 2  # whoever made it: one start for one end or one verdict
     return calls[-1] if dead.is_set() else ""
 
 

@@ -57,3 +57,11 @@ def test_a_run_goes_on_until_its_log_has_the_hook_of_an_end() -> None:
     assert not lxclog.goes_on(begun + hook + script + b'stop" for container "p_web"\n')
     assert not lxclog.goes_on(begun + LINE + b"Child <145> ended on error (37)\n")
     assert not lxclog.goes_on(b"")  # no level info: nobody can tell
+
+
+def test_an_end_stands_in_the_log_of_a_run_or_the_run_goes_on() -> None:
+    assert lxclog.over(START + LINE + b"Child <145> ended on error (37)\n")
+    stop = b"Executing script \"/proc/47/exe callhook /var/lib/incus 'p' 'web' stop\" for it\n"
+    assert lxclog.over(START + LINE + stop)  # an exit with 0 has no line of its own
+    assert not lxclog.over(START)
+    assert not lxclog.over(b"")

@@ -130,20 +130,24 @@ def _wait(
 
     client = session.client()
     conditions = health.conditions(asked.stack, asked.options.services) if asked.stack else {}
+    outcomes = done.result.outcomes if done else ()
     checked = {
         one.step.address
-        for one in (done.result.outcomes if done else ())
+        for one in outcomes
         if isinstance(one.step.deed, kind.AwaitHealthy) and one.error is None
     }
+    started = {one.step.address for one in outcomes if isinstance(one.step.deed, kind.Start)}
     watches = tuple(
         health.Watch(
             name=row.name,
             condition=conditions[row.service],
             ends=BORNE_ENDS,
-            checked=names.address("instance", f"{row.service}/{row.replica}") in checked,
+            checked=address in checked,
+            started=address in started,
         )
         for row in ps.instances(client, asked.name)
         if row.service in conditions
+        for address in (names.address("instance", f"{row.service}/{row.replica}"),)
     )
     told = ""
 
