@@ -130,11 +130,9 @@ def _insist(
 
 def _await_quiet(tools: Tools, path: str, query: Mapping[str, str]) -> None:
     """Raise TimedOut while the server still works on the object: what it is doing may yet take effect."""
-    for operation in tools.client.operations(query.get("project", "default")):
-        resources = cast("dict[str, list[str] | None]", operation.get("resources") or {})
-        for touched in resources.values():
-            if any(one.partition("?")[0] == path for one in touched or ()):
-                raise errors.TimedOut(f"cannot say how {unquote(path)} stands: still being changed")
+    under_way = tools.client.operations(query.get("project", "default"))
+    if any(client.concerns(one, path) for one in under_way):
+        raise errors.TimedOut(f"cannot say how {unquote(path)} stands: still being changed")
 
 
 # --- one function per deed ------------------------------------------------------------------------
@@ -226,8 +224,11 @@ def _created(tools: Tools, deed: kind.Call, body: Body | None, stamp: str) -> di
 
 def _half_made(instance: Body) -> bool:
     config = cast("dict[str, str]", instance.get("config") or {})
-    never_started = str(instance.get("last_used_at", "")).startswith(("0001", "1970"))
-    return never_started and "volatile.apply_template" not in config
+    return _never_started(instance) and "volatile.apply_template" not in config
+
+
+def _never_started(instance: Body) -> bool:
+    return str(instance.get("last_used_at", "")).startswith(("0001", "1970"))
 
 
 def _deleted(tools: Tools, deed: kind.Call) -> dict[str, str] | None:
@@ -293,18 +294,35 @@ def _merge(
     set_: kind.Fields,
     unset: tuple[kind.Path, ...] = (),
 ) -> None:
-    """Read, change, write back with If-Match; done again when somebody else was faster."""
+    """Read, change, write back with If-Match; done again when somebody else was faster.
+
+    What somebody is restarting is waited for, as the server waits for a start or a stop.
+    """
 
     def send() -> dict[str, str]:
         found, etag = tools.client.get_tagged(path, query)
         before = merged(cast("Body", found), {}, ())
         after = merged(cast("Body", found), set_, unset)
         if after != before:
+            _not_restarting(tools, path, query, found)
             method, body = _smallest_write(path, before, after)
             tools.client.call(method, path, query, body, etag=etag, guard=tools.guard)
         return {}
 
     _insist(tools, send, lambda: None)
+
+
+def _not_restarting(tools: Tools, path: str, query: Mapping[str, str], found: Body) -> None:
+    """Raise Conflict while an instance is being restarted: the write would leave it stopped."""
+    if not path.startswith("/1.0/instances/") or _never_started(found):
+        return
+    if client.restarting(tools.client.operations(query.get("project", "default")), path):
+        name = unquote(path.rpartition("/")[2])
+        raise errors.Conflict(
+            f"cannot change instance {name}: somebody is restarting it",
+            hint="run it again when that has ended",
+            code="E_BUSY",
+        )
 
 
 def _smallest_write(path: str, before: Body, after: Body) -> tuple[str, Body]:

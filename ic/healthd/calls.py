@@ -30,7 +30,6 @@ FORCE_SECONDS = 30.0
 ENDING_SECONDS = 10.0  # for what was ended by force to be stopped for good
 _STOPPED = ("already stopped", "is not running", "isn't running")
 _RUNNING = ("already running",)
-_MOVING = ("Restarting", "Restoring")  # how the server describes what a write would break
 
 
 class Events(Protocol):
@@ -115,18 +114,8 @@ class Calls:
         self._client.send("PATCH", _path(name), self._query, body, etag=etag, timeout=PATCH_SECONDS)
 
     def moving(self, name: str) -> bool:
-        """Whether the server is at a restart of it, which a write of its keys would break [measured]."""
-        return any(
-            str(one.get("description", "")).startswith(_MOVING) for one in self._operations(name)
-        )
-
-    def _operations(self, name: str) -> list[Body]:
-        at = _path(name)
-        return [
-            one
-            for one in self._client.operations(self._project)
-            if at in [path.partition("?")[0] for path in _instances_of(one)]
-        ]
+        """Whether the server is at a restart of it, which a write of its keys would break."""
+        return incus.restarting(self._client.operations(self._project), _path(name))
 
     def start(self, name: str, *, wanted: Callable[[], bool] = _always) -> None:
         """Start it, as long as that is `wanted`; one that runs is fine.
@@ -269,7 +258,9 @@ class Calls:
 
     def _is_at_rest(self, name: str) -> bool:
         stopped = self.instance(name)[0].get("status") == "Stopped"
-        return stopped and not self._operations(name)
+        at = _path(name)
+        under_way = self._client.operations(self._project)
+        return stopped and not any(incus.concerns(one, at) for one in under_way)
 
     def heartbeat(self, generation: str) -> str:
         """What moves while the ic run of that generation holds the project; empty when none does."""
@@ -287,12 +278,6 @@ class Calls:
         """The lifecycle events of the project from now on."""
         with self._client.events(self._query) as stream:
             yield stream
-
-
-def _instances_of(operation: Body) -> list[str]:
-    """The paths of the instances that an operation is about."""
-    found = cast("dict[str, list[str]]", operation.get("resources") or {})
-    return found.get("instances") or []
 
 
 def _path(name: str) -> str:

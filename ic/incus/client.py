@@ -55,6 +55,7 @@ WAIT_SLICE = 30  # seconds of one long poll; the server answers with "Running" a
 BUSY_PATIENCE = 30.0  # seconds: an instance is busy for the whole of another start or stop
 SHOWN_OUTPUT_LINES = 10
 STOPPED_LOOKS, STOPPED_PAUSE = 3, 0.4  # seconds between them
+_RESTARTS = ("Restarting", "Restoring")  # how the server describes them
 _GET_PAUSES = (0.2, 0.4, 0.8, 1.6, 3.0)  # between tries of a read while the daemon restarts
 
 Query = Mapping[str, str]
@@ -612,6 +613,24 @@ class Client:
             return self.exec_output(instance, words, query, timeout=timeout).status == 0
         except errors.OperationFailed:
             return False
+
+
+def concerns(operation: Mapping[str, Any], path: str) -> bool:
+    """Whether a background operation is about the object at a path. Pure."""
+    resources = cast("dict[str, list[str] | None]", operation.get("resources") or {})
+    return any(one.partition("?")[0] == path for group in resources.values() for one in group or ())
+
+
+def restarting(operations: Iterable[Mapping[str, Any]], path: str) -> bool:
+    """Whether one of these operations is a restart of that instance. Pure.
+
+    A write of its keys would be let in, end the restart, and leave the instance stopped [measured]; while
+    it is started or stopped the server itself refuses one as busy.
+    """
+    return any(
+        str(one.get("description", "")).startswith(_RESTARTS) and concerns(one, path)
+        for one in operations
+    )
 
 
 def stays_stopped(

@@ -294,6 +294,34 @@ def test_a_change_waits_while_the_instance_is_busy(place: Place) -> None:
     place.perform(kind.Stop(path=path, query=place.query, grace_ms=5000))
 
 
+def test_a_change_waits_for_somebodys_graceful_restart(place: Place) -> None:
+    slow = "/bin/sh -c 'trap \"sleep 2; exit 0\" TERM; while :; do sleep 1000 & wait $!; done'"
+    place.perform(place.create("again", command=slow))
+    path = place.path("again")
+    place.perform(kind.Start(path=path, query=place.query))
+    before = place.get(path)["last_used_at"]
+    failed: list[Exception] = []
+
+    def restart() -> None:
+        body = {"action": "restart", "timeout": 20, "force": False}
+        try:
+            place.client.call("PUT", f"{path}/state", place.query, body, timeout=30)
+        except errors.IcError as error:
+            failed.append(error)
+
+    person = threading.Thread(target=restart)
+    person.start()
+    while not incus.restarting(place.client.operations(place.name), path):
+        time.sleep(0.01)
+    place.perform(kind.Merge(path=path, query=place.query, set={("config", "user.n"): "1"}))
+    body = place.get(path)
+    person.join()
+    assert failed == []
+    assert body["config"]["user.n"] == "1"
+    assert body["status"] == "Running"
+    assert body["last_used_at"] != before
+
+
 # --- power -------------------------------------------------------------------------------------------
 
 
