@@ -9,13 +9,16 @@ after he was followed, and every reader at every moment sees a good journal.
 
 from __future__ import annotations
 
+import contextlib
+import random
 import threading
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ic import errors
+from ic import errors, names
 from ic.journal import book, events, lease
 from ic.resources import kind
 from tests.journal import server as fakes
@@ -208,6 +211,85 @@ class World:
                 process.gate.killed = True
                 process.gate.step()
             process.thread.join()
+
+
+# --- the very first lease ------------------------------------------------------------------------------
+
+
+class Contender(Gated):
+    """Takes the lease of a stack that has no run object yet, writes under it twice, and lets it go."""
+
+    def __init__(
+        self, server: fakes.Server, clock: fakes.Clock, index: int, log: list[tuple[int, str]]
+    ) -> None:
+        super().__init__(server, Gate(), clock)
+        self.index = index
+        self.log = log  # (generation, what), in the order in which the writes took effect
+        self.drawn = 0
+        self.thread = threading.Thread(target=self.live, daemon=True)
+        self.thread.start()
+        self.gate.here.acquire()
+
+    def send(self, method: str, path: str, query: Any = None, body: Any = None, **how: Any) -> Any:
+        """One request, when it is its turn."""
+        self.gate.wait()
+        reply = self.server.send(method, path, query, body, **how)
+        if method == "PATCH":
+            found = lease.parse_name(stage.PROJECT, path.rpartition("/")[2])
+            assert found is not None
+            self.log.append((found[0], "held" if names.GENERATION in body["config"] else "wrote"))
+        return reply
+
+    def nonce(self) -> str:
+        self.drawn += 1
+        return f"{self.index:04x}{self.drawn:04x}"
+
+    def live(self) -> None:
+        with contextlib.suppress(Killed, errors.NotFound):
+            self.work()
+        self.gate.done = True
+        self.gate.here.release()
+
+    def work(self) -> None:
+        terms = lease.Terms(
+            holder=lease.Holder(actor=f"{self.index}@m", machine=f"m{self.index}"),
+            nonce=self.nonce,
+            say=lambda _: None,
+            lock_timeout=1e9,
+            clock=self,
+            times=lease.Times(),
+        )
+        taken = lease.acquire(self, stage.PROJECT, terms)
+        for changes in ({"user.mine": "1"}, {"user.mine": "2"}, {names.HOLD: lease.FREE}):
+            self.send("PATCH", taken.path, {"project": stage.PROJECT}, {"config": changes})
+
+
+@pytest.mark.parametrize("lives", [1.0, 0.98])
+def test_the_first_lease_has_one_holder_in_any_order_of_requests(lives: float) -> None:
+    """Each request on its turn, and now and then a second or a TTL goes by; below 1 some are killed."""
+    held = 0
+    for seed in range(150):
+        dice = random.Random(seed)
+        server, clock = fakes.Server(), fakes.Clock()
+        stage.found(server)
+        log: list[tuple[int, str]] = []
+        contenders = [Contender(server, clock, index, log) for index in range(1, 5)]
+        left = contenders
+        while left:
+            one = dice.choice(left)
+            one.gate.killed = dice.random() > lives
+            one.gate.step()
+            clock.now += 1 if dice.random() < 0.05 else 0
+            clock.now += 31 if lives < 1 and dice.random() < 0.01 else 0
+            left = [other for other in left if not other.gate.done]
+        for contender in contenders:
+            contender.thread.join()
+        generations = [generation for generation, what in log if what == "held"]
+        assert len(set(generations)) == len(generations), (seed, log)
+        assert log == sorted(log, key=lambda one: one[0]), (seed, log)  # who was followed is fenced
+        assert lives < 1 or len(generations) == 4, (seed, log)
+        held += len(generations)
+    assert held > 150
 
 
 MOVES = st.one_of(
