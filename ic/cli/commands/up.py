@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 DESCRIPTION = (
     "Creates, changes and starts what the compose files say, without asking, and then shows the output of"
     " the services until all have ended. Ctrl-C stops them gracefully and removes nothing. With -d they"
-    " run on in the background; with --wait the command ends when all are healthy (or run, where they have"
-    " no healthcheck), and fails when one ends or is unhealthy. Started by systemd as Type=notify it says"
-    " when that is. Services that are gone from the files are left, with a warning."
+    " run on in the background; with --wait the command ends when all are healthy (or have run for half a"
+    " second, where they have no healthcheck), and fails when one ends or is unhealthy. Started by systemd as"
+    " Type=notify it says when that is. Services that are gone from the files are left, with a warning."
 )
 
 LAST_WORDS_SECONDS = 2.0
