@@ -411,12 +411,12 @@ class Run:
     def close(self, status: events.RunStatus) -> tuple[errors.Diagnostic, ...]:
         """Write the end, fold everything into the project's config, give the lease back.
 
-        A run that wrote nothing leaves no trace. Warnings say what could not be folded (it stays where
-        it is, nothing is lost). Raises Fenced and IncusError; the run is closed all the same.
+        A run that wrote nothing leaves no trace, unless it has founded the journal. Warnings say what could
+        not be folded (it stays where it is, nothing is lost). Raises Fenced and IncusError; the run is closed all the same.
         """
         writer = self._open
         try:
-            if self._begun:
+            if self._begun or self._has_founded():
                 digest = self._state.digest()
                 self._append(
                     lambda n, t: events.End(n=n, t=t, run=self.id, status=status, state=digest)
@@ -429,6 +429,11 @@ class Run:
         finally:
             writer.stop()
             self._writer = None
+
+    def _has_founded(self) -> bool:
+        """Whether the project was made by this very run, and another one was faster to do all the rest."""
+        mine = f'"r":"{self.id}"'.encode()
+        return any(mine in line.raw for line in self.journal.lines)
 
     def _put_away(self, writer: wal.Writer) -> tuple[errors.Diagnostic, ...]:
         """Fold what is not folded and release; what cannot be folded stays in profiles."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ic import errors, names
-from ic.journal import book, events, fold, lease, lines, pages
+from ic.journal import book, events, fold, history, lease, lines, pages
 from tests.journal import server as fakes
 from tests.journal import stage
 
@@ -140,6 +140,20 @@ def test_two_runs_with_one_start_are_one_run(server: fakes.Server) -> None:
     run.close("ok")
     runs = [event.run for event in stage.read(fresh).events() if isinstance(event, events.Run)]
     assert runs == [start.run, start.run]
+
+
+def test_who_founded_the_stack_has_an_end_when_another_did_all_the_rest() -> None:
+    fresh = fakes.Server()
+    founder = stage.start("up")
+    stage.found(fresh, begun=founder)
+    other = stage.begin(fresh, start=stage.start("up"))
+    stage.did(other, create(1))
+    other.close("ok")
+    assert [run.status for run in history.runs(stage.read(fresh))] == ["ok", "interrupted"]
+    stage.begin(fresh, start=founder).close("ok")
+    told = history.runs(stage.read(fresh))
+    assert [(run.run == founder.run, run.status) for run in told] == [(True, "ok"), (False, "ok")]
+    assert stage.read(fresh).problems == ()
 
 
 def test_foreign_keys_are_byte_equal_and_the_redo_copy_stays(server: fakes.Server) -> None:
