@@ -412,7 +412,8 @@ class Run:
         """Write the end, fold everything into the project's config, give the lease back.
 
         A run that wrote nothing leaves no trace, unless it has founded the journal. Warnings say what could
-        not be folded (it stays where it is, nothing is lost). Raises Fenced and IncusError; the run is closed all the same.
+        not be folded (it stays where it is, nothing is lost). Raises Fenced and IncusError; the run is closed
+        all the same.
         """
         writer = self._open
         try:
