@@ -88,7 +88,7 @@ def run(session: session.Session, view: converge.View, manner: Manner) -> conver
                 hint="make it again with `ic plan --out FILE`",
             )
         session.out.note("meanwhile something has changed; this is the plan now:", "yellow")
-        show(session, view, text=manner.show)
+        show(session, view, text=manner.show or view.idle)
     return None
 
 

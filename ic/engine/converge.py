@@ -220,7 +220,8 @@ def carry_out(
     """Take the lease, settle doubts, look again, and execute: the shown plan, or (agreed) the one of now.
 
     A stack without a project gets it here: one POST that holds the journal's beginning as well, the only
-    call without an acknowledged intent. Raises Locked, Fenced, other JournalErrors, Interrupted, IncusError.
+    call without an acknowledged intent. A stack that somebody destroyed while the lease was waited for has
+    moved. Raises Locked, Fenced, other JournalErrors, Interrupted, IncusError.
     """
     asked = view.asked
     start = book.start(asked.command, version=ic.__version__, build=buildinfo.build_id())
@@ -229,14 +230,17 @@ def carry_out(
     if founding is not None:
         head = _found(client, founding, start, asked.name)
     clock = _Clock(terms.interrupts)
-    run = book.begin(
-        client,
-        asked.project,
-        start,
-        lock_timeout=terms.lock_timeout,
-        say=terms.say,
-        clock=clock,
-    )
+    try:
+        run = book.begin(
+            client,
+            asked.project,
+            start,
+            lock_timeout=terms.lock_timeout,
+            say=terms.say,
+            clock=clock,
+        )
+    except errors.NotFound:  # whoever held the lease has destroyed the stack
+        return Moved(view=look(client, asked, env, images=view.observed.facts.images))
     clock.waiting = None
     try:
         now = _settled(client, run, view, env, terms)

@@ -138,6 +138,45 @@ def test_destroy_refuses_while_volumes_are_left_and_takes_them_when_told(
     assert again.code in (0, 1)
 
 
+def slow_stack() -> dict[str, object]:
+    slow = "trap 'sleep 3; exit 0' TERM; while :; do sleep 1000 & wait $$!; done"
+    command = ["sh", "-c", slow]
+    return {"services": {"slow": scenario.idle(command=command, stop_grace_period="20s")}}
+
+
+def destroying(case: scenario.Scenario) -> scenario.labs.Process:
+    """`ic destroy` at work: it holds the lease, and the service takes its time."""
+    ending = case.start("destroy", "-y")
+    listed = ["incus", "operation", "list", "--project", case.name, "-f", "csv"]
+    while "Stopping" not in case.lab.run(listed).stdout:
+        assert ending.poll() is None
+        time.sleep(0.05)
+    return ending
+
+
+def test_up_that_waited_for_a_destroy_makes_the_stack_anew(case: scenario.Scenario) -> None:
+    case.compose(slow_stack())
+    case.ic("up", "-d")
+    ending = destroying(case)
+    done = case.ic("up", "-d")
+    ending.communicate()
+    assert ending.poll() == 0
+    assert "meanwhile something has changed" in done.err
+    assert case.states() == {"slow": "Running"}
+    assert case.plan() == {}
+
+
+def test_down_that_waited_for_a_destroy_has_nothing_to_do(case: scenario.Scenario) -> None:
+    case.compose(slow_stack())
+    case.ic("up", "-d")
+    ending = destroying(case)
+    done = case.ic("down")
+    ending.communicate()
+    assert ending.poll() == 0
+    assert f"nothing of stack {case.name} is left to remove" in done.out
+    assert not case.exists()
+
+
 def test_destroy_never_takes_what_is_not_marked(case: scenario.Scenario) -> None:
     case.compose({"services": {"db": scenario.idle()}})
     case.apply()
