@@ -330,16 +330,17 @@ class _Setup:
         found = cast("Body", self.client.get(self.path, self.query))
         self.since = self.since or units.time_ms(str(found.get("last_used_at", ""))) or 0
         if found.get("status") != "Running":
-            raise self.ended()
+            raise self.ended(found)
         return str(found.get("last_used_at", ""))
 
-    def ended(self) -> errors.OperationFailed:
+    def ended(self, found: Body) -> errors.OperationFailed:
         """The error for a process that has ended, with its last words."""
+        entrypoint = str(cast("Body", found.get("config") or {}).get("oci.entrypoint", ""))
         return errors.OperationFailed(
             f"cannot {self.doing} the health daemon: "
             f"its process {_end(self.client, self.path, self.query)}",
             details=self._last_words(),
-            hint=REMEDY,
+            hint=OWN_REMEDY if entrypoint.startswith(sidecar.EXECUTABLE) else REMEDY,
             code="E_HEALTHD",
         )
 
@@ -365,7 +366,7 @@ class _Setup:
         if self.tools.interrupted():
             raise errors.Interrupted(f"cannot {self.doing} the health daemon: interrupted")
         if self.alive() != self.started:
-            raise self.ended()
+            raise self.ended(cast("Body", self.client.get(self.path, self.query)))
         if self.tools.clock() + pause > self.end:
             raise self.failure(state)
         self.tools.sleep(pause)
