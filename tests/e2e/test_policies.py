@@ -205,6 +205,11 @@ class Stage:
             time.sleep(QUIET)  # the daemon has heard of what was stopped: else it ended unwatched
             self.without_server(ways, host="host" in server, how=how)
         if when == "away":
+            # What ends only when the daemon is back ended before its eyes.
+            goes_on = (policies.INCUS, policies.FROZEN)
+            ended = [slot for slot, row in ways.items() if row.follows not in goes_on]
+            names = [name(policy, slot) for slot in ended for policy in policies.POLICIES]
+            self.wait(lambda: {self.case.states()[one] for one in names} <= {"Stopped"})
             self.state("start")(DAEMON)
         self.watching()
         expected = {
