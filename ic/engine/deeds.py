@@ -130,9 +130,13 @@ def _insist(
 
 def _await_quiet(tools: Tools, path: str, query: Mapping[str, str]) -> None:
     """Raise TimedOut while the server still works on the object: what it is doing may yet take effect."""
-    under_way = tools.client.operations(query.get("project", "default"))
-    if any(client.concerns(one, path) for one in under_way):
+    if any(path in client.touched(one) for one in _under_way(tools, query)):
         raise errors.TimedOut(f"cannot say how {unquote(path)} stands: still being changed")
+
+
+def _under_way(tools: Tools, query: Mapping[str, str]) -> list[Body]:
+    """What the server is at in the object's project."""
+    return tools.client.operations(query.get("project", "default"))
 
 
 # --- one function per deed ------------------------------------------------------------------------
@@ -316,7 +320,7 @@ def _not_restarting(tools: Tools, path: str, query: Mapping[str, str], found: Bo
     """Raise Conflict while an instance is being restarted: the write would leave it stopped."""
     if not path.startswith("/1.0/instances/") or _never_started(found):
         return
-    if client.restarting(tools.client.operations(query.get("project", "default")), path):
+    if client.restarting(_under_way(tools, query), path):
         name = unquote(path.rpartition("/")[2])
         raise errors.Conflict(
             f"cannot change instance {name}: somebody is restarting it",

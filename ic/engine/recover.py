@@ -21,6 +21,7 @@ import msgspec
 
 from ic import errors, names, units
 from ic.engine import sidecar
+from ic.incus import client as incus
 from ic.journal import events, fold, redact
 from ic.resources import kind
 from ic.resources import sidecar as resources
@@ -355,9 +356,4 @@ def _concerns(operation: Mapping[str, Any], wanted: set[str]) -> bool:
     """Whether an operation is a running task on one of the named resources."""
     if operation.get("class") != "task" or operation.get("status") not in ("Running", "Pending"):
         return False
-    resources: Mapping[str, list[str]] = operation.get("resources") or {}
-    return any(
-        url.partition("?")[0].rpartition("/")[2] in wanted
-        for urls in resources.values()
-        for url in urls
-    )
+    return any(path.rpartition("/")[2] in wanted for path in incus.touched(operation))

@@ -330,11 +330,12 @@ class _Setup:
         found = cast("Body", self.client.get(self.path, self.query))
         self.since = self.since or units.time_ms(str(found.get("last_used_at", ""))) or 0
         if found.get("status") != "Running":
-            raise self.ended(found)
+            raise self.ended()
         return str(found.get("last_used_at", ""))
 
-    def ended(self, found: Body) -> errors.OperationFailed:
+    def ended(self) -> errors.OperationFailed:
         """The error for a process that has ended, with its last words."""
+        found = cast("Body", self.client.get(self.path, self.query))
         entrypoint = str(cast("Body", found.get("config") or {}).get("oci.entrypoint", ""))
         return errors.OperationFailed(
             f"cannot {self.doing} the health daemon: "
@@ -366,7 +367,7 @@ class _Setup:
         if self.tools.interrupted():
             raise errors.Interrupted(f"cannot {self.doing} the health daemon: interrupted")
         if self.alive() != self.started:
-            raise self.ended(cast("Body", self.client.get(self.path, self.query)))
+            raise self.ended()
         if self.tools.clock() + pause > self.end:
             raise self.failure(state)
         self.tools.sleep(pause)

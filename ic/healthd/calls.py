@@ -260,7 +260,7 @@ class Calls:
         stopped = self.instance(name)[0].get("status") == "Stopped"
         at = _path(name)
         under_way = self._client.operations(self._project)
-        return stopped and not any(incus.concerns(one, at) for one in under_way)
+        return stopped and not any(at in incus.touched(one) for one in under_way)
 
     def heartbeat(self, generation: str) -> str:
         """What moves while the ic run of that generation holds the project; empty when none does."""

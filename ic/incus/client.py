@@ -615,10 +615,10 @@ class Client:
             return False
 
 
-def concerns(operation: Mapping[str, Any], path: str) -> bool:
-    """Whether a background operation is about the object at a path. Pure."""
+def touched(operation: Mapping[str, Any]) -> set[str]:
+    """The paths of the objects that a background operation is about. Pure."""
     resources = cast("dict[str, list[str] | None]", operation.get("resources") or {})
-    return any(one.partition("?")[0] == path for group in resources.values() for one in group or ())
+    return {one.partition("?")[0] for group in resources.values() for one in group or ()}
 
 
 def restarting(operations: Iterable[Mapping[str, Any]], path: str) -> bool:
@@ -628,7 +628,7 @@ def restarting(operations: Iterable[Mapping[str, Any]], path: str) -> bool:
     it is started or stopped the server itself refuses one as busy.
     """
     return any(
-        str(one.get("description", "")).startswith(_RESTARTS) and concerns(one, path)
+        str(one.get("description", "")).startswith(_RESTARTS) and path in touched(one)
         for one in operations
     )
 

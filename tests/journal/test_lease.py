@@ -244,13 +244,18 @@ def test_who_is_killed_before_giving_way_does_not_hide_the_holder(
     assert [one.name for one in tops(server)] == [third.name]
 
 
+def twins(server: fakes.Server) -> list[str]:
+    """Two objects of one generation of which nobody has said yet that he holds it; their names."""
+    made = [lease.name_for(stage.PROJECT, 2, nonce) for nonce in ("00000001", "ffffffff")]
+    for name in made:
+        config = {names.HOLD: lease.FREE, names.GENERATION: "1"}
+        server.profiles[stage.PROJECT][name] = {"name": name, "description": "", "config": config}
+    return made
+
+
 def test_who_follows_one_of_two_leaves_neither_behind(server: fakes.Server) -> None:
     """Both renamed and neither said who it is; the first would do so after it was followed."""
-    profiles = server.profiles[stage.PROJECT]
-    stale = {names.HOLD: lease.FREE, names.GENERATION: "1"}
-    twins = [lease.name_for(stage.PROJECT, 2, nonce) for nonce in ("00000001", "ffffffff")]
-    for name in twins:
-        profiles[name] = {"name": name, "description": "", "config": dict(stale)}
+    twins(server)
     taken = take(server, terms(fakes.Clock(), nonce=lambda: "00000003"))
     assert [one.name for one in tops(server)] == [taken.name]
 
@@ -258,21 +263,17 @@ def test_who_follows_one_of_two_leaves_neither_behind(server: fakes.Server) -> N
 def test_who_follows_one_of_two_gives_way_to_the_other_that_came_forward(
     server: fakes.Server,
 ) -> None:
-    profiles = server.profiles[stage.PROJECT]
-    stale = {names.HOLD: lease.FREE, names.GENERATION: "1"}
-    twins = [lease.name_for(stage.PROJECT, 2, nonce) for nonce in ("00000001", "ffffffff")]
-    for name in twins:
-        profiles[name] = {"name": name, "description": "", "config": dict(stale)}
+    first = twins(server)[0]
 
     def come_forward(moment: str, method: str, path: str) -> None:
         if moment == "after" and method == "POST":
             held = {names.HOLD: lease.encode_holder(OTHER), names.GENERATION: "2"}
-            profiles[twins[0]]["config"] |= held
+            server.profiles[stage.PROJECT][first]["config"] |= held
 
     server.fault = come_forward
     with pytest.raises(errors.Locked, match="0@there"):
         take(server, terms(fakes.Clock(), lock_timeout=0))
-    assert [one.name for one in tops(server)] == [twins[0]]
+    assert [one.name for one in tops(server)] == [first]
 
 
 def test_a_run_object_is_never_made_above_one_that_is_there(server: fakes.Server) -> None:
